@@ -1,0 +1,56 @@
+//! The byte streams that a session runs on. The session layer sees these and never QUIC, so that TLS over TCP can carry
+//! the same frames where a firewall drops UDP.
+
+use crate::close::CloseCode;
+use bytes::Bytes;
+use std::future::Future;
+
+/// How a stream ended before its end.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    /// The peer ended this stream with a code.
+    #[error("the peer ended the stream: {0:?}")]
+    Reset(CloseCode),
+    /// The peer ended the whole connection with a code.
+    #[error("the peer closed the connection: {0:?}")]
+    Closed(CloseCode),
+    /// The connection is gone without a word: a time-out, an unreachable network.
+    #[error("the connection was lost: {0}")]
+    Lost(String),
+}
+
+/// The half of a stream that this side writes.
+pub trait SendHalf: Send + 'static {
+    /// Hands over `bytes` without copying them; waits for the peer's window.
+    fn send(&mut self, bytes: Bytes) -> impl Future<Output = Result<(), StreamError>> + Send;
+    /// Says that nothing follows.
+    fn finish(&mut self);
+    /// Ends the stream at once; bytes that were not sent are dropped.
+    fn reset(&mut self, code: CloseCode);
+}
+
+/// The half of a stream that this side reads.
+pub trait RecvHalf: Send + 'static {
+    /// The next bytes in order, at most `max`; `None` when the peer finished.
+    fn recv(&mut self, max: usize) -> impl Future<Output = Result<Option<Bytes>, StreamError>> + Send;
+    /// Tells the peer to stop sending.
+    fn stop(&mut self, code: CloseCode);
+}
+
+/// A connection that can make more streams: bulk bytes of one transfer travel on several.
+pub trait Channel: Clone + Send + Sync + 'static {
+    /// The writing half of its streams.
+    type Send: SendHalf;
+    /// The reading half of its streams.
+    type Recv: RecvHalf;
+    /// Opens a stream on which both sides write; waits while the peer allows no more.
+    fn open_bi(&self) -> impl Future<Output = Result<(Self::Send, Self::Recv), StreamError>> + Send;
+    /// Waits for the peer to open one.
+    fn accept_bi(&self) -> impl Future<Output = Result<(Self::Send, Self::Recv), StreamError>> + Send;
+    /// Opens a stream on which only this side writes.
+    fn open_uni(&self) -> impl Future<Output = Result<Self::Send, StreamError>> + Send;
+    /// Waits for the peer to open one.
+    fn accept_uni(&self) -> impl Future<Output = Result<Self::Recv, StreamError>> + Send;
+    /// Closes the connection and everything on it.
+    fn close(&self, code: CloseCode);
+}
