@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The gateway: one request, one stream, one decision, one permit.
+//!
+//! Data path, imports one way: [`edge`] → [`gate`] → [`flow`] → [`lake`]. Control path, joined by channels:
+//! request → [`registry`] → one transaction of [`state`] and [`ledger`] → publish snapshot → [`gate`].
+//! Only [`app`] wires modules together.
+
+pub mod app;
+pub mod edge;
+pub mod flow;
+pub mod gate;
+pub mod lake;
+pub mod ledger;
+pub mod registry;
+pub mod state;
