@@ -97,8 +97,7 @@ impl FromStr for Digest {
     type Err = BadDigest;
     fn from_str(text: &str) -> Result<Self, BadDigest> {
         let (id, hex) = text.split_once(':').ok_or(BadDigest)?;
-        let algorithm =
-            [Algorithm::Blake3, Algorithm::Sha256].into_iter().find(|a| a.id() == id).ok_or(BadDigest)?;
+        let algorithm = [Algorithm::Blake3, Algorithm::Sha256].into_iter().find(|a| a.id() == id).ok_or(BadDigest)?;
         let bytes = from_hex(hex).and_then(|v| v.try_into().ok()).ok_or(BadDigest)?;
         Ok(Self { algorithm, bytes })
     }
@@ -214,7 +213,9 @@ mod tests {
     #[test]
     fn chunks_combine_to_the_plain_hash_at_every_edge() {
         let m = CHUNK_BYTES as usize;
-        for len in [0, 1, 1023, 1024, 1025, m - 1, m, m + 1, 2 * m - 1, 2 * m, 2 * m + 1, 3 * m, 5 * m + 7, 8 * m, 9 * m] {
+        for len in
+            [0, 1, 1023, 1024, 1025, m - 1, m, m + 1, 2 * m - 1, 2 * m, 2 * m + 1, 3 * m, 5 * m + 7, 8 * m, 9 * m]
+        {
             let data = pattern(len);
             assert_eq!(by_chunks(&data), Some(Digest::blake3(&data)), "{len} bytes");
         }
