@@ -155,11 +155,10 @@ impl RootBuilder {
 
     /// Adds the value of the next chunk.
     pub fn push(&mut self, value: ChunkValue) {
-        // Merging waits until a later chunk is known to follow: the last merge is the root's and is made differently.
-        let mut complete = self.chunks;
-        while complete & 1 == 1 && self.stack.len() > 1 {
+        // As many subtrees are complete as `chunks` has bits set. Merging waits until a later chunk is known to follow,
+        // for the last merge of all is the root's and is made differently.
+        while self.stack.len() > self.chunks.count_ones() as usize {
             self.merge_top();
-            complete >>= 1;
         }
         self.stack.push(value);
         self.chunks += 1;
