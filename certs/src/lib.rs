@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Identity, and the real adapters to the machine.
+//!
+//! Keys are made where they are used; what an agent is called stands in its certificate, what it may do does not.
+//! [`ca`] signs names of agents and of the gateway, [`root`] and [`officer`] sign documents, [`tls`] and [`quic`] let only
+//! those names talk. [`os`] is the clock, the entropy and the disk that the two programs are given.
+//!
+//! Non-goals: who may do what (the gateway's registry), and when to renew or reload (the programs).
+
+pub mod document;
+pub mod key;
+pub mod os;
