@@ -25,5 +25,6 @@ pub mod region;
 pub mod rows;
 pub mod scope;
 pub mod session;
+pub mod spec;
 pub mod stream;
 pub mod wire;
