@@ -1,1 +1,12 @@
-//! Placeholder.
+//! An agency's agent: a library with the `lingqu` command on it.
+//!
+//! Reading order: [`cli`] says what can be asked, [`connect`] opens a session with the gateway, [`error`] says what went
+//! wrong and with which exit code the command ends. Time, randomness and the disk are handed in as a
+//! [`machine::Machine`]; `main.rs` is the composition root.
+//!
+//! Nothing here decides what may be exchanged: the gateway does, and the agent checks what it is told against the root
+//! that its profile pins.
+
+pub mod connect;
+pub mod error;
+pub mod machine;

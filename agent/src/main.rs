@@ -1,0 +1,2 @@
+//! The `lingqu` command.
+fn main() {}
