@@ -6,6 +6,11 @@
 //!
 //! Non-goals: who may do what (the gateway's registry), and when to renew or reload (the programs).
 
+pub mod ca;
+pub mod chain;
 pub mod document;
 pub mod key;
+pub mod memory;
 pub mod os;
+pub mod quic;
+pub mod tls;

@@ -1,0 +1,115 @@
+//! The UDP socket under an endpoint: buffers sized and read back, batches kept below what one UDP send can carry.
+
+use super::SOCKET_BUFFER_BYTES;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io::{self, IoSliceMut};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Bytes that one UDP send over IPv4 can carry, all segments of a batch together. A batch above it fails, the failure is
+/// swallowed below us and looks like loss.
+const BATCH_BYTES_MAX: usize = 65_507;
+
+/// A bound socket whose batches fit for datagrams of `mtu_bytes`.
+pub(super) fn open(local: SocketAddr, mtu_bytes: u16) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    if local.is_ipv6() {
+        // `[::]` serves both families, as an operator expects of "listen everywhere".
+        socket.set_only_v6(false)?;
+    }
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    for (got_bytes, setting) in
+        [(socket.recv_buffer_size()?, "net.core.rmem_max"), (socket.send_buffer_size()?, "net.core.wmem_max")]
+    {
+        if got_bytes < SOCKET_BUFFER_BYTES {
+            tracing::warn!(
+                got_bytes,
+                wanted_bytes = SOCKET_BUFFER_BYTES,
+                setting,
+                "the kernel gave a smaller socket buffer: bursts will be lost and sent again; raise the setting"
+            );
+        }
+    }
+    socket.bind(&local.into())?;
+    let inner = TokioRuntime.wrap_udp_socket(socket.into())?;
+    Ok(Arc::new(CappedSocket { inner, segments_max: segments_max(mtu_bytes) }))
+}
+
+/// Datagrams of `mtu_bytes` that fit one batch.
+fn segments_max(mtu_bytes: u16) -> usize {
+    (BATCH_BYTES_MAX / usize::from(mtu_bytes.max(1))).max(1)
+}
+
+/// A socket that sends fewer datagrams at once and is otherwise the one inside.
+#[derive(Debug)]
+struct CappedSocket {
+    inner: Arc<dyn AsyncUdpSocket>,
+    segments_max: usize,
+}
+
+impl AsyncUdpSocket for CappedSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Arc::clone(&self.inner).create_io_poller()
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        self.inner.try_send(transmit)
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+        meta: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        self.inner.poll_recv(cx, bufs, meta)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+
+    fn max_transmit_segments(&self) -> usize {
+        self.inner.max_transmit_segments().min(self.segments_max)
+    }
+
+    fn max_receive_segments(&self) -> usize {
+        self.inner.max_receive_segments()
+    }
+
+    fn may_fragment(&self) -> bool {
+        self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::quic::{MTU_BYTES_INITIAL, MTU_BYTES_MAX};
+
+    #[test]
+    fn a_full_batch_fits_one_send_for_every_datagram_size() {
+        for mtu in MTU_BYTES_INITIAL..=MTU_BYTES_MAX {
+            let bytes = segments_max(mtu) * usize::from(mtu);
+            assert!(bytes <= BATCH_BYTES_MAX && bytes + usize::from(mtu) > BATCH_BYTES_MAX, "{mtu}");
+        }
+        assert_eq!(segments_max(MTU_BYTES_MAX), 7);
+    }
+
+    #[tokio::test]
+    async fn all_but_the_batch_is_the_plain_sockets() {
+        let plain = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let plain = TokioRuntime.wrap_udp_socket(plain).unwrap();
+        let capped = open("127.0.0.1:0".parse().unwrap(), MTU_BYTES_MAX).unwrap();
+        assert_eq!(capped.max_receive_segments(), plain.max_receive_segments());
+        assert_eq!(capped.may_fragment(), plain.may_fragment());
+        assert_eq!(capped.max_transmit_segments(), plain.max_transmit_segments().min(7));
+        assert!(capped.local_addr().unwrap().port() != 0);
+    }
+}
