@@ -1,0 +1,147 @@
+//! 临时阻断: what the operator stopped, at once and whole (article 35).
+
+use super::error::Refusal;
+use super::fact::{Act, Fact};
+use super::text;
+use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::{EntryId, GrantId};
+use std::fmt;
+use std::str::FromStr;
+
+/// What is stopped, written `agency:CODE`, `agent:CODE/NAME`, `entry:ID`, `grant:ID` or `all`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Selector {
+    /// An agency with all its agents.
+    Agency(CreditCode),
+    /// One agent.
+    Agent(AgentId),
+    /// An entry's data.
+    Entry(EntryId),
+    /// One grant.
+    Grant(GrantId),
+    /// Everything.
+    All,
+}
+
+/// A stop in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    /// What is stopped.
+    pub selector: Selector,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// A text that selects nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected agency:CODE, agent:CODE/NAME, entry:ID, grant:ID or all")]
+pub struct BadSelector;
+
+impl Stop {
+    /// Stops `selector`. `None` where it is stopped already: the first reason stands.
+    ///
+    /// # Errors
+    /// A reason that is not good.
+    pub fn make(
+        current: Option<&Self>,
+        selector: &Selector,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<Option<(Self, Fact)>, Refusal> {
+        let reason = text::reason(reason)?;
+        if current.is_some() {
+            return Ok(None);
+        }
+        let fact = Fact::new(Act::Stopped, selector, selector.agency()).because(&reason);
+        Ok(Some((Self { selector: selector.clone(), reason, since: now }, fact)))
+    }
+
+    /// Lifts it.
+    ///
+    /// # Errors
+    /// [`Refusal::NotStopped`], or a reason that is not good.
+    pub fn lift(current: Option<&Self>, selector: &Selector, reason: &str) -> Result<Fact, Refusal> {
+        let reason = text::reason(reason)?;
+        match current {
+            Some(_) => Ok(Fact::new(Act::Resumed, selector, selector.agency()).because(&reason)),
+            None => Err(Refusal::NotStopped(selector.to_string())),
+        }
+    }
+}
+
+impl Selector {
+    /// The agency it concerns, where it names one.
+    pub fn agency(&self) -> Option<CreditCode> {
+        match self {
+            Self::Agency(code) => Some(*code),
+            Self::Agent(agent) => Some(agent.agency),
+            Self::Entry(_) | Self::Grant(_) | Self::All => None,
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agency(code) => write!(f, "agency:{code}"),
+            Self::Agent(agent) => write!(f, "agent:{agent}"),
+            Self::Entry(entry) => write!(f, "entry:{entry}"),
+            Self::Grant(grant) => write!(f, "grant:{grant}"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+impl FromStr for Selector {
+    type Err = BadSelector;
+    fn from_str(text: &str) -> Result<Self, BadSelector> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let (kind, id) = text.split_once(':').ok_or(BadSelector)?;
+        match kind {
+            "agency" => id.parse().map(Self::Agency).map_err(|_| BadSelector),
+            "agent" => id.parse().map(Self::Agent).map_err(|_| BadSelector),
+            "entry" => id.parse().map(Self::Entry).map_err(|_| BadSelector),
+            "grant" => id.parse().map(Self::Grant).map_err(|_| BadSelector),
+            _ => Err(BadSelector),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn stopped_once_lifted_once() {
+        let all = Selector::All;
+        let (stop, _) = Stop::make(None, &all, "事故", Timestamp(1)).unwrap().unwrap();
+        assert_eq!(Stop::make(Some(&stop), &all, "again", Timestamp(2)), Ok(None));
+        assert!(Stop::make(None, &all, "", Timestamp(2)).is_err());
+        assert_eq!(Stop::lift(Some(&stop), &all, "排除").unwrap().act, Act::Resumed);
+        assert!(matches!(Stop::lift(None, &all, "r"), Err(Refusal::NotStopped(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn selectors_round_trip_and_no_text_panics(bits: u128, text in "\\PC{0,40}") {
+            let agency = CreditCode::parse("91350100M000100Y43").unwrap();
+            for selector in [
+                Selector::All,
+                Selector::Agency(agency),
+                Selector::Agent(AgentId { agency, name: "a-1".parse().unwrap() }),
+                Selector::Entry(EntryId::from_bits(bits)),
+                Selector::Grant(GrantId::from_bits(bits)),
+            ] {
+                prop_assert_eq!(selector.to_string().parse(), Ok(selector));
+            }
+            let _ = text.parse::<Selector>();
+        }
+    }
+}
