@@ -123,11 +123,7 @@ pub(crate) mod tests {
     }
 
     fn at(issued_at: i64) -> Statement {
-        Statement {
-            document: DocumentId::from_bits(1),
-            digest: Digest::sha256(b"x"),
-            issued_at: Timestamp(issued_at),
-        }
+        Statement { document: DocumentId::from_bits(1), digest: Digest::sha256(b"x"), issued_at: Timestamp(issued_at) }
     }
 
     #[test]

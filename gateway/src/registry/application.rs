@@ -182,7 +182,13 @@ pub(crate) mod tests {
                 toml,
                 declared_true_lawful_necessary: declared,
             };
-            Application::submit(&body, one.requester, (one.entry, one.provider), (one.document, one.digest), Timestamp(1))
+            Application::submit(
+                &body,
+                one.requester,
+                (one.entry, one.provider),
+                (one.document, one.digest),
+                Timestamp(1),
+            )
         };
         assert!(submit("t".into(), true).is_ok());
         assert!(matches!(submit("t".into(), false), Err(Refusal::NotDeclared)));

@@ -35,17 +35,15 @@ pub struct Published {
     pub since: Timestamp,
 }
 
-/// A text that is not in force.
+/// What became of the latest text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Draft {
-    /// None: the latest text is the one in force.
-    None,
+pub enum Latest {
+    /// It is the one in force.
+    Published,
     /// The authority has not reviewed it yet.
-    Submitted(EntryVersion),
+    Submitted,
     /// The authority sent it back.
     Returned {
-        /// Which text.
-        version: EntryVersion,
         /// Why.
         why: String,
         /// When.
@@ -64,8 +62,10 @@ pub struct Entry {
     pub code: Option<EntryCode>,
     /// The text in force.
     pub published: Option<Published>,
-    /// A later text.
-    pub draft: Draft,
+    /// The latest text, in force or not.
+    pub latest: EntryVersion,
+    /// What became of it.
+    pub is: Latest,
 }
 
 /// A text that is handed in.
@@ -92,7 +92,7 @@ impl Entry {
         by: Submission,
         now: Timestamp,
     ) -> Result<(Self, Fact), Refusal> {
-        let latest = current.map(Self::latest);
+        let latest = current.map(|entry| entry.latest);
         if let Some(entry) = current.filter(|entry| entry.provider != provider) {
             // To others an entry that was never published does not exist.
             return Err(match entry.published {
@@ -107,8 +107,8 @@ impl Entry {
         let number = latest.map_or(0, |v| v.number).saturating_add(1);
         let version = EntryVersion { number, document: by.document, digest: by.digest, at: now };
         let entry = match current {
-            Some(entry) => Self { draft: Draft::Submitted(version), ..entry.clone() },
-            None => Self { id, provider, code: None, published: None, draft: Draft::Submitted(version) },
+            Some(entry) => Self { latest: version, is: Latest::Submitted, ..entry.clone() },
+            None => Self { id, provider, code: None, published: None, latest: version, is: Latest::Submitted },
         };
         Ok((entry, Fact::new(Act::EntrySubmitted, id, Some(provider)).by(by.digest)))
     }
@@ -126,27 +126,28 @@ impl Entry {
         review: Digest,
         now: Timestamp,
     ) -> Result<(Self, Fact), Refusal> {
-        let Draft::Submitted(version) = self.draft else {
+        if self.is != Latest::Submitted {
             return Err(Refusal::WrongState {
                 what: "entry",
                 id: self.id.to_string(),
                 is: self.status(),
                 needed: "submitted",
             });
-        };
+        }
+        let version = self.latest;
         follows(Some(version.digest), predecessor)?;
         match decision {
             Review::Return { why } => {
                 let why = text::reason(why)?;
                 let fact = Fact::new(Act::EntryReturned, self.id, Some(self.provider)).by(review).because(&why);
-                Ok((Self { draft: Draft::Returned { version, why, at: now }, ..self.clone() }, fact))
+                Ok((Self { is: Latest::Returned { why, at: now }, ..self.clone() }, fact))
             }
             Review::Approve { code: given } => {
                 let given: Option<EntryCode> = match given {
-                    Some(text) => Some(text.parse().map_err(|e| Refusal::Spec {
-                        what: "the review's code",
-                        problem: format!("{e}"),
-                    })?),
+                    Some(text) => Some(
+                        text.parse()
+                            .map_err(|e| Refusal::Spec { what: "the review's code", problem: format!("{e}") })?,
+                    ),
                     None => None,
                 };
                 // The code it has, the one in its text and the one in the review: at least one, and all the same.
@@ -155,32 +156,17 @@ impl Entry {
                 known.try_for_each(|other| same_code(&first, other))?;
                 let fact = Fact::new(Act::EntryPublished, self.id, Some(self.provider)).by(review).on(&first);
                 let published = Some(Published { version, toml: toml.to_owned(), since: now });
-                Ok((Self { code: Some(first), published, draft: Draft::None, ..self.clone() }, fact))
+                Ok((Self { code: Some(first), published, is: Latest::Published, ..self.clone() }, fact))
             }
         }
     }
 
-    /// The latest text, in force or not.
-    pub fn latest(&self) -> EntryVersion {
-        match (&self.draft, &self.published) {
-            (Draft::Submitted(version) | Draft::Returned { version, .. }, _) => *version,
-            (Draft::None, Some(published)) => published.version,
-            // `submit` makes an entry with a draft and `review` takes the draft away only where it publishes.
-            (Draft::None, None) => EntryVersion {
-                number: 0,
-                document: DocumentId::from_bits(0),
-                digest: Digest::sha256(b""),
-                at: Timestamp(0),
-            },
-        }
-    }
-
-    /// `published` where a text is in force, else where the draft is.
+    /// `published` where a text is in force, else what became of the latest.
     pub fn status(&self) -> &'static str {
-        match (&self.published, &self.draft) {
-            (Some(_), _) | (None, Draft::None) => "published",
-            (None, Draft::Submitted(_)) => "submitted",
-            (None, Draft::Returned { .. }) => "returned",
+        match (&self.published, &self.is) {
+            (Some(_), _) | (None, Latest::Published) => "published",
+            (None, Latest::Submitted) => "submitted",
+            (None, Latest::Returned { .. }) => "returned",
         }
     }
 }
@@ -256,11 +242,11 @@ mod tests {
         let again = Entry::submit(Some(&published), ID, home(), None, by(2, None), Timestamp(3));
         assert!(matches!(again, Err(Refusal::Predecessor { .. })), "a new text follows the one before");
         let (second, _) = Entry::submit(Some(&published), ID, home(), None, by(2, Some(1)), Timestamp(3)).unwrap();
-        assert_eq!(second.latest().number, 2);
+        assert_eq!(second.latest.number, 2);
         assert_eq!(second.published, published.published, "the first stays in force");
         let (returned, _) = review(&second, &Review::Return { why: "缺数据项".into() }, 2).unwrap();
         assert_eq!(returned.published, published.published);
-        assert_eq!(returned.latest().number, 2);
+        assert_eq!(returned.latest.number, 2);
     }
 
     #[test]
@@ -303,21 +289,21 @@ mod tests {
                         home(),
                         None,
                         Submission { document: DocumentId::from_bits(1), digest: digest(n),
-                            predecessor: e.as_ref().map(|e| e.latest().digest) },
+                            predecessor: e.as_ref().map(|e| e.latest.digest) },
                         Timestamp(1),
                     ).ok(),
                     (_, None) => None,
                     (1, Some(e)) => e.review(&approve(Some("307010/000001")), "t", None,
-                        Some(e.latest().digest), digest(0), Timestamp(2)).ok(),
+                        Some(e.latest.digest), digest(0), Timestamp(2)).ok(),
                     (_, Some(e)) => e.review(&Review::Return { why: "w".into() }, "t", None,
-                        Some(e.latest().digest), digest(0), Timestamp(2)).ok(),
+                        Some(e.latest.digest), digest(0), Timestamp(2)).ok(),
                 };
                 if let Some((next, _)) = next { entry = Some(next); }
                 if let (Some(before), Some(after)) = (before, &entry) {
                     prop_assert!(before.published.is_none() || after.published.is_some());
-                    prop_assert!(after.latest().number >= last);
-                    last = after.latest().number;
-                    prop_assert!(after.latest().number > 0);
+                    prop_assert!(after.latest.number >= last);
+                    last = after.latest.number;
+                    prop_assert!(after.latest.number > 0);
                 }
             }
         }

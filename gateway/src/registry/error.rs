@@ -361,13 +361,9 @@ impl Refusal {
                 "make the request with `lingqu join` or `lingqu renew`",
                 "请用 lingqu join 或 renew 生成",
             ),
-            Self::Stopped { .. } => reading(
-                Suspended,
-                "stopped",
-                "已被临时阻断",
-                "ask the gateway's operator why",
-                "请联系网关管理员",
-            ),
+            Self::Stopped { .. } => {
+                reading(Suspended, "stopped", "已被临时阻断", "ask the gateway's operator why", "请联系网关管理员")
+            }
             Self::NotStopped(_) => {
                 reading(Denied, "not_stopped", "未被阻断", "list what is stopped with `check`", "用 check 查看")
             }

@@ -205,8 +205,7 @@ mod tests {
         assert_eq!(back.status, GrantStatus::InForce);
         let stale = SignedAct { predecessor: Some(grant().digest), ..signed(&back, GrantAct::Terminate, 2, HOUR_MS) };
         assert!(matches!(back.act(stale, Timestamp(3 * HOUR_MS)), Err(Refusal::Predecessor { .. })));
-        let (ended, _) =
-            back.act(signed(&back, GrantAct::Terminate, 2, HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
+        let (ended, _) = back.act(signed(&back, GrantAct::Terminate, 2, HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
         for act in [GrantAct::Reinstate, GrantAct::Terminate] {
             assert!(ended.act(signed(&ended, act, 3, 4 * HOUR_MS), Timestamp(4 * HOUR_MS)).is_err());
         }
