@@ -84,12 +84,17 @@ impl Predicate {
         names.into_iter().collect()
     }
 
+    /// What must all hold: the parts that `and` joins, or the whole.
+    pub fn conjuncts(&self) -> &[Expr] {
+        self.expr.conjuncts()
+    }
+
     /// Rows that satisfy both. The result can be longer than what [`parse`](Self::parse) takes: it is made of two that
     /// were bounded.
     #[must_use]
     pub fn and(&self, other: &Self) -> Self {
-        let mut parts = self.expr.conjuncts().to_vec();
-        parts.extend_from_slice(other.expr.conjuncts());
+        let mut parts = self.conjuncts().to_vec();
+        parts.extend_from_slice(other.conjuncts());
         Self { expr: Expr::And(parts) }
     }
 
