@@ -1,8 +1,10 @@
 //! Chains of certificates as files, and what stands in one certificate.
 
+use crate::ca::Validity;
 use crate::os;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use lingqu_protocol::host::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::io;
@@ -69,14 +71,21 @@ pub fn public_key(certificate: &[u8]) -> Option<[u8; 32]> {
     spki.subject_public_key.data.as_ref().try_into().ok()
 }
 
+/// From when to when a certificate says that it is good; `None` for junk.
+pub fn validity(certificate: &[u8]) -> Option<Validity> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    let at = |seconds: i64| Timestamp(seconds.saturating_mul(1000));
+    let (from, until) = (parsed.validity().not_before.timestamp(), parsed.validity().not_after.timestamp());
+    Some(Validity { from: at(from), until: at(until) })
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::ca::{Validity, self_signed};
+    use crate::ca::self_signed;
     use crate::key::SigningKey;
     use crate::os::OsEntropy;
-    use lingqu_protocol::host::Timestamp;
     use proptest::prelude::*;
 
     fn certificate(seed: u8) -> CertificateDer<'static> {

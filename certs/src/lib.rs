@@ -9,8 +9,12 @@
 pub mod ca;
 pub mod chain;
 pub mod document;
+pub mod invitation;
 pub mod key;
 pub mod memory;
+pub mod officer;
 pub mod os;
+pub mod profile;
 pub mod quic;
+pub mod root;
 pub mod tls;

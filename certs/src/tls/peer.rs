@@ -204,8 +204,8 @@ impl PeerPolicy {
             return Err(PeerRefused::WrongName);
         };
         let agent = AgentId::from_uri(uri, &self.domain).map_err(|_| PeerRefused::WrongName)?;
-        let until = Timestamp(parsed.validity().not_after.timestamp().saturating_mul(1000));
-        Ok((agent, until))
+        let validity = chain::validity(leaf).ok_or(PeerRefused::Malformed)?;
+        Ok((agent, validity.until))
     }
 }
 
