@@ -16,6 +16,7 @@ pub mod fileset;
 pub mod frame;
 pub mod host;
 pub mod ids;
+pub mod ipc;
 pub mod merkle;
 pub mod name;
 pub mod plan;

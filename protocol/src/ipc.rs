@@ -1,0 +1,246 @@
+//! Rows on the wire: one Arrow IPC encapsulated message per Batch frame, the schema first. No dictionaries, no views, no
+//! compression: a batch is what it is, and its size on the wire is its size in memory.
+
+use crate::frame::BATCH_BYTES_MAX;
+use arrow::array::RecordBatch;
+use arrow::buffer::Buffer;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::ipc::reader::StreamDecoder;
+use arrow::ipc::writer::StreamEncoder;
+use bytes::Bytes;
+
+/// Rows of one batch on the wire: what both sides' buffers are cut for. A sender's batch of wide rows has fewer.
+pub const BATCH_ROWS_MAX: usize = 65_536;
+
+/// Bytes that a sender aims at: large enough that a frame costs nothing, and a few of them are little memory.
+pub const BATCH_BYTES_AIM: usize = 4 << 20;
+
+/// Arrow IPC's end-of-stream marker.
+const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// Bytes that are not the rows that they should be. The sender is at fault.
+#[derive(Debug, thiserror::Error)]
+pub enum IpcError {
+    /// Not Arrow IPC, or not valid: lengths, offsets, UTF-8.
+    #[error("not a valid Arrow message: {0}")]
+    Invalid(#[from] ArrowError),
+    /// Rows came before their schema, or a second schema came.
+    #[error("a schema must come first, and once")]
+    NoSchema,
+    /// A frame with more or less than one message.
+    #[error("a batch frame must hold exactly one message")]
+    NotOneMessage,
+    /// A column type that is never sent.
+    #[error("column {column} has the type {found}, which is not sent")]
+    Type {
+        /// The column.
+        column: String,
+        /// Its type.
+        found: DataType,
+    },
+    /// A row, or few of them, over the bound of a frame.
+    #[error("a batch of {rows} rows has {bytes} bytes, more than a frame of {BATCH_BYTES_MAX}")]
+    TooLarge {
+        /// Rows.
+        rows: usize,
+        /// Bytes.
+        bytes: usize,
+    },
+}
+
+/// Encodes batches of one schema.
+pub struct Encoder {
+    schema: SchemaRef,
+    arrow: StreamEncoder,
+}
+
+impl Encoder {
+    /// For this schema. The schema's own message is the first of [`Self::schema`].
+    ///
+    /// # Errors
+    /// A type that is never sent.
+    pub fn new(schema: SchemaRef) -> Result<Self, IpcError> {
+        check(&schema)?;
+        Ok(Self { arrow: StreamEncoder::try_new(&schema)?, schema })
+    }
+
+    /// The body of the first frame.
+    ///
+    /// # Errors
+    /// What Arrow says.
+    pub fn schema(&mut self) -> Result<Bytes, IpcError> {
+        // The encoder gives the schema with its first batch; an encoder that ends at once gives schema and end.
+        let pieces = StreamEncoder::try_new(&self.schema)?.finish()?;
+        let mut whole: Vec<u8> = pieces.iter().flat_map(|b| b.as_slice().iter().copied()).collect();
+        whole.truncate(whole.len().saturating_sub(END_OF_STREAM.len()));
+        // And so does the one that is kept, whose copy is not needed any more.
+        self.arrow.encode(&RecordBatch::new_empty(self.schema.clone()))?;
+        Ok(whole.into())
+    }
+
+    /// The pieces of the body of one batch's frame, sharing the batch's buffers; with their length.
+    ///
+    /// # Errors
+    /// [`IpcError::TooLarge`]: cut the batch first, see [`cut`].
+    pub fn batch(&mut self, batch: &RecordBatch) -> Result<(Vec<Bytes>, usize), IpcError> {
+        let pieces: Vec<Bytes> = self.arrow.encode(batch)?.into_iter().map(Bytes::from_owner).collect();
+        let bytes = pieces.iter().map(Bytes::len).sum();
+        if bytes > BATCH_BYTES_MAX {
+            return Err(IpcError::TooLarge { rows: batch.num_rows(), bytes });
+        }
+        Ok((pieces, bytes))
+    }
+}
+
+/// Decodes what [`Encoder`] made; validation stays on.
+#[derive(Default)]
+pub struct Decoder {
+    arrow: StreamDecoder,
+    schema: Option<SchemaRef>,
+}
+
+impl Decoder {
+    /// The rows in a frame's body; `None` for the first, which holds the schema.
+    ///
+    /// # Errors
+    /// [`IpcError`].
+    pub fn decode(&mut self, body: Bytes) -> Result<Option<RecordBatch>, IpcError> {
+        if self.schema.is_none() {
+            self.schema = Some(schema_of(&body)?);
+            self.arrow.decode(&mut Buffer::from(body))?;
+            return Ok(None);
+        }
+        let mut buffer = Buffer::from(body);
+        let batch = self.arrow.decode(&mut buffer)?.ok_or(IpcError::NotOneMessage)?;
+        if !buffer.is_empty() {
+            return Err(IpcError::NotOneMessage);
+        }
+        Ok(Some(batch))
+    }
+
+    /// The schema, once the first frame came.
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.schema.as_ref()
+    }
+}
+
+/// A batch in pieces that fit the wire, in order, sharing its buffers.
+pub fn cut(batch: &RecordBatch) -> Vec<RecordBatch> {
+    let rows = batch.num_rows();
+    let bytes = batch.get_array_memory_size().max(1);
+    let per_piece = (rows * BATCH_BYTES_AIM / bytes).clamp(1, BATCH_ROWS_MAX);
+    (0..rows).step_by(per_piece).map(|start| batch.slice(start, per_piece.min(rows - start))).collect()
+}
+
+fn schema_of(body: &Bytes) -> Result<SchemaRef, IpcError> {
+    let mut arrow = StreamDecoder::new();
+    let mut whole = body.to_vec();
+    whole.extend(END_OF_STREAM);
+    if arrow.decode(&mut Buffer::from(whole))?.is_some() {
+        return Err(IpcError::NoSchema);
+    }
+    let schema = arrow.schema().ok_or(IpcError::NoSchema)?;
+    check(&schema)?;
+    Ok(schema)
+}
+
+fn check(schema: &Schema) -> Result<(), IpcError> {
+    let refused = schema.fields().iter().find(|f| {
+        !matches!(
+            f.data_type(),
+            DataType::Utf8
+                | DataType::Int32
+                | DataType::Int64
+                | DataType::Float64
+                | DataType::Decimal128(..)
+                | DataType::Date32
+                | DataType::Timestamp(..)
+                | DataType::Boolean
+                | DataType::Binary
+        )
+    });
+    refused.map_or(Ok(()), |f| Err(IpcError::Type { column: f.name().clone(), found: f.data_type().clone() }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use arrow::array::{ArrayRef, Int64Array, NullArray, StringArray};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn batch(rows: usize) -> RecordBatch {
+        let n: ArrayRef = Arc::new(Int64Array::from_iter((0..rows as i64).map(|i| (i % 3 != 0).then_some(i))));
+        let s: ArrayRef = Arc::new(StringArray::from_iter_values((0..rows).map(|i| format!("行{i}"))));
+        RecordBatch::try_from_iter_with_nullable([("n", n, true), ("s", s, true)]).unwrap()
+    }
+
+    fn frames(batches: &[RecordBatch]) -> Vec<Bytes> {
+        let mut encoder = Encoder::new(batches[0].schema()).unwrap();
+        let mut frames = vec![encoder.schema().unwrap()];
+        for batch in batches {
+            let (pieces, bytes) = encoder.batch(batch).unwrap();
+            let body = Bytes::from(pieces.concat());
+            assert_eq!(body.len(), bytes);
+            frames.push(body);
+        }
+        frames
+    }
+
+    #[test]
+    fn batches_round_trip_each_in_a_frame() {
+        let all = [batch(10), batch(0), batch(1000).slice(7, 500)];
+        let mut decoder = Decoder::default();
+        let mut back = Vec::new();
+        for (i, frame) in frames(&all).into_iter().enumerate() {
+            let decoded = decoder.decode(frame).unwrap();
+            assert_eq!(decoded.is_none(), i == 0);
+            assert_eq!(decoder.schema(), Some(&all[0].schema()));
+            back.extend(decoded);
+        }
+        assert_eq!(back, all);
+    }
+
+    #[test]
+    fn a_cut_batch_is_the_same_rows() {
+        let whole = batch(200_000);
+        let pieces = cut(&whole);
+        assert!(pieces.len() > 3 && pieces.iter().all(|p| p.num_rows() <= BATCH_ROWS_MAX));
+        assert_eq!(arrow::compute::concat_batches(&whole.schema(), &pieces).unwrap(), whole);
+        assert!(cut(&batch(0)).is_empty());
+    }
+
+    #[test]
+    fn rows_without_a_schema_two_schemas_and_other_types_are_refused() {
+        let frames = frames(&[batch(3)]);
+        assert!(Decoder::default().decode(frames[1].clone()).is_err());
+        let mut decoder = Decoder::default();
+        decoder.decode(frames[0].clone()).unwrap();
+        assert!(decoder.decode(frames[0].clone()).is_err());
+        let nulls: ArrayRef = Arc::new(NullArray::new(1));
+        let nulls = RecordBatch::try_from_iter([("x", nulls)]).unwrap();
+        assert!(matches!(Encoder::new(nulls.schema()), Err(IpcError::Type { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_frame_is_refused_or_other_rows_and_never_panics(at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+            let mut all = frames(&[batch(50)]);
+            let last = all.pop().unwrap();
+            let mut bytes = last.to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes.truncate(cut.index(bytes.len() + 1).max(1));
+            let mut decoder = Decoder::default();
+            decoder.decode(all.remove(0)).unwrap();
+            let _ = decoder.decode(bytes.into());
+        }
+
+        #[test]
+        fn no_bytes_panic_the_decoder(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Decoder::default().decode(bytes.into());
+        }
+    }
+}
