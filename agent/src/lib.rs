@@ -7,6 +7,8 @@
 //! Nothing here decides what may be exchanged: the gateway does, and the agent checks what it is told against the root
 //! that its profile pins.
 
+pub mod cli;
 pub mod connect;
 pub mod error;
 pub mod machine;
+pub mod output;

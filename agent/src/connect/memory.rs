@@ -119,8 +119,8 @@ impl SendHalf for MemorySend {
 impl Drop for MemorySend {
     fn drop(&mut self) {
         if !self.ended {
-            // As QUIC's streams do.
-            let _ = self.to.send(Piece::Finish);
+            // As the QUIC adapter does.
+            let _ = self.to.send(Piece::Reset(CloseCode::Internal));
         }
     }
 }

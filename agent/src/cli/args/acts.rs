@@ -1,0 +1,203 @@
+//! Acts that an officer signs, and what can be read of them.
+
+use clap::{Args, Subcommand};
+use lingqu_protocol::ids::{ApplicationId, GrantId};
+use std::path::PathBuf;
+
+/// Who signs: an officer's key on this machine, or one elsewhere.
+#[derive(Clone, Debug, Args)]
+pub struct SignArgs {
+    /// The officer's folder (`officer request --out`): sign and send now.
+    #[arg(long, value_name = "ODIR", required_unless_present = "prepare", conflicts_with = "prepare")]
+    pub key: Option<PathBuf>,
+    /// Write the exact bytes to be signed to a file; then `sign FILE --key ODIR --out S` where the key is, and `send S`.
+    #[arg(long, value_name = "FILE")]
+    pub prepare: Option<PathBuf>,
+    /// Days in which it must be handed in.
+    #[arg(long, value_name = "DAYS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=30))]
+    pub valid_days: u32,
+}
+
+/// `catalogue …`.
+#[derive(Debug, Subcommand)]
+pub enum CatalogueCommand {
+    /// Submit an entry for review (提交). The agency head signs.
+    #[command(after_help = "Example:\n  lingqu catalogue submit entry.toml --key ./head")]
+    Submit(SubmitArgs),
+    /// Review a submitted entry (审核), for an authority. Its office head or agency head signs.
+    #[command(after_help = "\
+Examples:
+  lingqu catalogue review entry-... --approve --code 307010/000001 --key ./head
+  lingqu catalogue review entry-... --return '缺少数据分级' --key ./head")]
+    Review(ReviewArgs),
+    /// List the entries that exist for this agent.
+    List,
+    /// Show one entry.
+    Show(ShowArgs),
+}
+
+/// A thing by its id.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// Its id (an entry's also by code).
+    pub id: String,
+}
+
+/// `catalogue submit`.
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The entry, as entry.toml.
+    pub file: PathBuf,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `catalogue review`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("decision").required(true).args(["approve", "return_why"])))]
+pub struct ReviewArgs {
+    /// The entry's id or code.
+    pub id: String,
+    /// Publish it.
+    #[arg(long)]
+    pub approve: bool,
+    /// The entry's code, where it has none.
+    #[arg(long, value_name = "CODE", requires = "approve", conflicts_with = "return_why")]
+    pub code: Option<String>,
+    /// Send it back, and why.
+    #[arg(long = "return", value_name = "WHY")]
+    pub return_why: Option<String>,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `apply`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  lingqu apply application.toml --key ./office-head
+
+By signing, the office head declares that the application is true, lawful and necessary (共享条例第二十条：真实、合法、必要).")]
+pub struct ApplyArgs {
+    /// The application, as application.toml.
+    pub file: PathBuf,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `application …`.
+#[derive(Debug, Subcommand)]
+pub enum ApplicationCommand {
+    /// List applications made and received.
+    List,
+    /// Show one application.
+    Show(ShowArgs),
+    /// Answer one (答复). The provider's office head signs.
+    Answer(AnswerArgs),
+}
+
+/// `answer`, `application answer`.
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("decision").required(true).args(["approve", "refuse"])))]
+#[command(after_help = "\
+Examples:
+  lingqu answer application-... --approve --key ./office-head
+  lingqu answer application-... --approve --scope narrower.toml --key ./office-head
+  lingqu answer application-... --refuse '与履职无关' --prepare answer.bin
+
+The answer is bound to the exact text of the application as it was read when the answer was drafted.")]
+pub struct AnswerArgs {
+    /// The application.
+    pub id: ApplicationId,
+    /// Grant it: as asked, or as --scope says.
+    #[arg(long)]
+    pub approve: bool,
+    /// A file with a narrower scope (application.toml's scope keys).
+    #[arg(long, value_name = "FILE", requires = "approve", conflicts_with = "refuse")]
+    pub scope: Option<PathBuf>,
+    /// Refuse it, and why.
+    #[arg(long, value_name = "WHY")]
+    pub refuse: Option<String>,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `grant …`.
+#[derive(Debug, Subcommand)]
+pub enum GrantCommand {
+    /// List grants given and held.
+    List,
+    /// Show one grant.
+    Show(ShowArgs),
+    /// Suspend a grant at once (暂停共享权限): what flows is cut. Needs no officer's key.
+    Suspend(SuspendArgs),
+    /// Lift a suspension (恢复). The provider's office head signs.
+    Reinstate(GrantActArgs),
+    /// End a grant for good (终止共享). The provider's office head signs.
+    Terminate(GrantActArgs),
+}
+
+/// `grant suspend`.
+#[derive(Debug, Args)]
+pub struct SuspendArgs {
+    /// The grant.
+    pub id: GrantId,
+    /// Why.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+}
+
+/// `grant reinstate`, `grant terminate`.
+#[derive(Debug, Args)]
+pub struct GrantActArgs {
+    /// The grant.
+    pub id: GrantId,
+    /// Why.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `sign`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example, where the officer's key is on a machine of its own:
+  lingqu answer application-... --approve --prepare answer.bin      on the agent's machine
+  lingqu sign answer.bin --key ./office-head --out answer.json      on the officer's machine; it shows what is signed
+  lingqu send answer.json                                           on the agent's machine")]
+pub struct SignFileArgs {
+    /// What `--prepare` wrote.
+    pub file: PathBuf,
+    /// The officer's folder.
+    #[arg(long, value_name = "ODIR")]
+    pub key: PathBuf,
+    /// The signed document to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+}
+
+/// `send`.
+#[derive(Debug, Args)]
+pub struct SendArgs {
+    /// A signed document.
+    pub file: PathBuf,
+}
+
+/// `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A signed document.
+    pub file: PathBuf,
+    /// The signer's certificate (`officer add --out`), where the signer is an officer.
+    #[arg(long, value_name = "CERT")]
+    pub signer: Option<PathBuf>,
+    /// The root's public key; the profile's where absent.
+    #[arg(long, value_name = "FILE")]
+    pub trust: Option<PathBuf>,
+}
