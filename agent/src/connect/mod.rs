@@ -1,8 +1,6 @@
 //! A session with the gateway: greeting, limits, requests. It sees streams and never QUIC.
 
 mod backoff;
-#[cfg(test)]
-pub(crate) mod memory;
 
 pub use backoff::{Backoff, with_retries};
 

@@ -1,6 +1,6 @@
-use super::memory::{MemoryChannel, pair};
 use super::*;
 use bytes::Bytes;
+use lingqu_certs::memory::{MemoryChannel, pair};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::wire::{Done, Fault, Progress, PullDone, Read, Records};
 use std::sync::atomic::{AtomicU64, Ordering};
