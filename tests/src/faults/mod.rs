@@ -1,0 +1,5 @@
+//! Machines that fail on purpose, and the contracts that they keep while they do not.
+
+pub mod contract;
+pub mod disk;
+pub mod rng;
