@@ -29,8 +29,9 @@ const COMPONENTS_MAX: usize = 8;
 struct Directories {
     /// Made, and their names durable up to the root.
     durable: HashSet<PathBuf>,
-    /// A sync of theirs failed. Which of their names are on the disk is not known, and asking again may answer falsely
-    /// that all are: nothing is put there until a restart has looked.
+    /// A sync of theirs, or of their own name, failed. Which names are on the disk is not known, and asking again may
+    /// answer falsely that all are: nothing is put in them or below until a restart, which finds them empty and makes
+    /// them anew, or finds what was durable before.
     failed: HashSet<PathBuf>,
 }
 
@@ -52,6 +53,7 @@ impl Folder {
     /// that is seen durable: a name whose sync a crash prevented would else be taken for acknowledged.
     pub(crate) fn open(disk: Arc<dyn Disk>, root: PathBuf) -> io::Result<Self> {
         disk.create_dir_all(&root)?;
+        root.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
         let folder = Self {
             disk,
             root,
@@ -193,30 +195,34 @@ impl Folder {
         }
     }
 
-    /// Makes a directory and its name durable. Others wait meanwhile: nothing may be acknowledged in a directory
-    /// that was made but is not durable yet.
+    /// Makes a directory and its name durable, from the root down. Others wait meanwhile: nothing may be acknowledged in
+    /// a directory that was made but is not durable yet.
     fn make_directory(&self, dir: &Path) -> io::Result<()> {
         let mut directories = lock(&self.directories);
         refuse_failed(&directories, dir)?;
         if directories.durable.contains(dir) {
             return Ok(());
         }
-        // It may be there from before and its name not durable, so its parents are synced in any case.
-        let made = self.disk.create_dir_all(dir).and_then(|()| {
-            let parents = dir.ancestors().skip(1).take_while(|parent| parent.starts_with(&self.root));
-            parents.into_iter().try_for_each(|parent| self.disk.sync_dir(parent))
-        });
-        if let Err(error) = made {
-            // No room is no failed sync: it may be tried again when there is some.
-            if error.kind() != io::ErrorKind::StorageFull {
-                directories.failed.insert(dir.to_path_buf());
-            }
-            return Err(error);
-        }
         if directories.durable.len() >= KNOWN_MAX {
             directories.durable.clear();
         }
-        directories.durable.insert(dir.to_path_buf());
+        let mut levels: Vec<&Path> = dir.ancestors().take_while(|level| **level != self.root).collect();
+        levels.reverse();
+        for level in levels {
+            if directories.durable.contains(level) {
+                continue;
+            }
+            // It may be there from before and its name not durable, so its parent is synced in any case.
+            let made = self.disk.create_dir_all(level);
+            if let Err(error) = made.and_then(|()| level.parent().map_or(Ok(()), |parent| self.disk.sync_dir(parent))) {
+                // No room is no failed sync: it may be tried again when there is some.
+                if error.kind() != io::ErrorKind::StorageFull {
+                    directories.failed.insert(level.to_path_buf());
+                }
+                return Err(error);
+            }
+            directories.durable.insert(level.to_path_buf());
+        }
         Ok(())
     }
 
@@ -258,7 +264,7 @@ fn is_object(object: &str) -> bool {
 }
 
 fn refuse_failed(directories: &Directories, dir: &Path) -> io::Result<()> {
-    if directories.failed.contains(dir) {
+    if dir.ancestors().any(|level| directories.failed.contains(level)) {
         return Err(io::Error::other("a sync of this directory failed: check the disk and restart"));
     }
     Ok(())

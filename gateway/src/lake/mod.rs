@@ -2,7 +2,7 @@
 //!
 //! Layout: `files/<transfer>/<segment>` and `files/<transfer>/manifest`, `tables/<transfer>/<part>` and
 //! `tables/<transfer>/manifest`, `quarantine/…` for what was found damaged. Objects are immutable. Which versions are
-//! visible is not known here: the state names a manifest and its digest, and all else is an orphan that [`sweep`] takes.
+//! visible is not known here: the state names a manifest and its digest, and all else is an orphan.
 
 mod error;
 mod folder;

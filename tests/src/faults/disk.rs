@@ -121,6 +121,13 @@ impl FakeDisk {
         machine.fail_sync_at = Some(machine.syncs + n);
     }
 
+    /// Takes back faults that were planned and did not come yet.
+    pub fn plan_no_faults(&self) {
+        let mut machine = self.lock();
+        machine.power_off_at = None;
+        machine.fail_sync_at = None;
+    }
+
     /// From now on syncs answer that all is well and do nothing: a planted bug.
     pub fn lie_about_sync(&self) {
         self.lock().lying = true;
@@ -322,10 +329,11 @@ impl Machine {
         let works = self.sync_works();
         let file = self.file(node)?;
         if !matches!(works, Ok(false)) {
-            file.pending.clear();
-        }
-        if matches!(works, Ok(true)) {
-            file.durable.clone_from(&file.live);
+            let pending = std::mem::take(&mut file.pending);
+            // After a failure the kernel forgets that there was something to write.
+            for write in pending.iter().filter(|_| works.is_ok()) {
+                lay(&mut file.durable, write.offset, &write.data);
+            }
         }
         works.map(|_| ())
     }

@@ -1,0 +1,174 @@
+//! Seeded simulation of ingest: transfers are pushed into the lake on a disk that forgets, the power goes or the process
+//! is killed at random operations, syncs fail, room runs out; then all restarts and the invariants are checked.
+//!
+//! I1: a segment that was acknowledged is there and whole. I2: one that was not is absent or whole.
+//! `LINGQU_SEED` runs one seed, `LINGQU_SEEDS` says how many.
+
+use super::segments::cut;
+use bytes::Bytes;
+use lingqu_gateway::lake::LakeError;
+use lingqu_gateway::lake::local::LocalStore;
+use lingqu_gateway::lake::segment::{SegmentStore, VerifiedSegment};
+use lingqu_gateway::lake::store::Lake;
+use lingqu_protocol::digest::CHUNK_BYTES;
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::plan::Plan;
+use lingqu_tests::faults::disk::FakeDisk;
+use lingqu_tests::faults::rng::Rng;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Seeds in an ordinary run: seconds in release.
+const SEEDS: u64 = 300;
+
+/// A transfer as its sender sees it.
+struct Push {
+    id: TransferId,
+    plan: Plan,
+    files: Vec<Vec<u8>>,
+    acknowledged: BTreeSet<u32>,
+}
+
+impl Push {
+    fn random(rng: &mut Rng) -> Self {
+        let files: Vec<Vec<u8>> = (0..1 + rng.below(5))
+            .map(|_| {
+                let size = match rng.below(40) {
+                    0 => CHUNK_BYTES + 1 + rng.below(9 * CHUNK_BYTES),
+                    1..4 => 0,
+                    _ => rng.below(3000),
+                };
+                // Large contents repeat a short one: what is checked is where bytes land, not what they are.
+                let seed = rng.bytes(1021);
+                (0..size as usize).map(|i| seed[i % seed.len()]).collect()
+            })
+            .collect();
+        let plan = Plan::new(files.iter().map(|f| f.len() as u64).collect()).unwrap();
+        let id = TransferId::from_bits(u128::from(rng.next()));
+        Self { id, plan, files, acknowledged: BTreeSet::new() }
+    }
+}
+
+fn open(disk: &FakeDisk) -> Result<SegmentStore, std::io::Error> {
+    Ok(SegmentStore::new(Lake::new(Arc::new(LocalStore::open(Arc::new(disk.clone()), "/lake")?))))
+}
+
+/// Opens the lake on a disk that may lose its power meanwhile.
+fn boot(disk: &mut FakeDisk, rng: &mut Rng) -> SegmentStore {
+    loop {
+        if let Ok(store) = open(disk) {
+            return store;
+        }
+        *disk = disk.crash(rng.next());
+    }
+}
+
+/// Whether what the lake holds is what the invariants allow; else, which one is broken.
+async fn check(store: &SegmentStore, pushes: &[Push]) -> Result<(), String> {
+    for push in pushes {
+        let durable = store.durable(push.id, &push.plan).await.map_err(|e| format!("durable: {e}"))?;
+        for segment in 0..push.plan.segments() {
+            let name = format!("{} segment {segment}", push.id);
+            if !durable.contains(segment) {
+                if push.acknowledged.contains(&segment) {
+                    return Err(format!("I1: {name} was acknowledged and is not there"));
+                }
+                continue;
+            }
+            let broken = |e: LakeError| match push.acknowledged.contains(&segment) {
+                true => format!("I1: {name} was acknowledged and is not whole: {e}"),
+                false => format!("I2: {name} is there and not whole: {e}"),
+            };
+            let reader = store.open(push.id, &push.plan, segment).await.map_err(broken)?;
+            let (data, values) = cut(&push.plan, &push.files, segment);
+            if reader.values() != values {
+                return Err(format!("I2: {name} has other values"));
+            }
+            for (index, expected) in (0u32..).zip(&data) {
+                if reader.read_item(index).await.map_err(broken)? != expected {
+                    return Err(format!("I2: {name} item {index} has other bytes"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn run(seed: u64, lying: bool) -> Result<(), String> {
+    let mut rng = Rng::new(seed);
+    let mut disk = FakeDisk::new(if rng.one_in(4) { 20_000 } else { 1 << 30 }, rng.next());
+    let mut store = boot(&mut disk, &mut rng);
+    let mut pushes: Vec<Push> = (0..1 + rng.below(3)).map(|_| Push::random(&mut rng)).collect();
+    for _ in 0..1 + rng.below(4) {
+        if lying {
+            disk.lie_about_sync();
+        }
+        if rng.one_in(3) {
+            disk.fail_sync_after(rng.below(12));
+        }
+        if !rng.one_in(4) {
+            disk.power_off_after(rng.below(60));
+        }
+        for _ in 0..1 + rng.below(8) {
+            let chosen = rng.below(pushes.len() as u64) as usize;
+            let push = &mut pushes[chosen];
+            let segment = rng.below(u64::from(push.plan.segments())) as u32;
+            let (data, values) = cut(&push.plan, &push.files, segment);
+            let whole: Bytes = data.concat().into();
+            let segment_data = if rng.one_in(2) { data } else { vec![whole] };
+            let verified =
+                VerifiedSegment::check(&push.plan, segment, segment_data, values).map_err(|e| e.to_string())?;
+            if store.put(push.id, verified).await.is_ok() {
+                push.acknowledged.insert(segment);
+            }
+        }
+        if !disk.is_off() {
+            disk.plan_no_faults();
+            check(&store, &pushes).await?;
+        }
+        disk = if rng.one_in(3) && !disk.is_off() { disk.restart() } else { disk.crash(rng.next()) };
+        if rng.one_in(4) {
+            // The power goes again while the lake starts.
+            disk.power_off_after(rng.below(10));
+        }
+        store = boot(&mut disk, &mut rng);
+        disk = disk.restart();
+        store = if rng.one_in(2) { boot(&mut disk, &mut rng) } else { reopen(&disk, store)? };
+        check(&store, &pushes).await?;
+    }
+    Ok(())
+}
+
+fn reopen(disk: &FakeDisk, before: SegmentStore) -> Result<SegmentStore, String> {
+    drop(before);
+    open(disk).map_err(|e| e.to_string())
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().unwrap()
+}
+
+#[test]
+fn seeds() {
+    let runtime = runtime();
+    let seeds = match number("LINGQU_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("LINGQU_SEEDS").unwrap_or(SEEDS),
+    };
+    for seed in seeds {
+        if let Err(broken) = runtime.block_on(run(seed, false)) {
+            panic!("LINGQU_SEED={seed}: {broken}");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_lies_about_sync_is_caught() {
+    let runtime = runtime();
+    let caught = (0..100).filter(|seed| runtime.block_on(run(*seed, true)).is_err()).count();
+    assert!(caught > 50, "the checker saw it in {caught} of 100 runs");
+}

@@ -1,0 +1,164 @@
+//! The local store as an object store, and over a disk that fails.
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use lingqu_gateway::lake::local::LocalStore;
+use lingqu_protocol::host::Disk;
+use lingqu_tests::faults::disk::FakeDisk;
+use object_store::path::Path;
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use std::sync::Arc;
+
+const ROOT: &str = "/lake";
+
+fn open(disk: &FakeDisk) -> LocalStore {
+    LocalStore::open(Arc::new(disk.clone()), ROOT).unwrap()
+}
+
+fn payload(bytes: &'static [u8]) -> PutPayload {
+    bytes.chunks(3).map(Bytes::from_static).collect()
+}
+
+async fn names(store: &LocalStore, prefix: &str) -> Vec<String> {
+    let prefix = (!prefix.is_empty()).then(|| Path::from(prefix));
+    let mut all: Vec<_> = store.list(prefix.as_ref()).map_ok(|m| m.location.to_string()).try_collect().await.unwrap();
+    all.sort();
+    all
+}
+
+fn files_on(disk: &FakeDisk, dir: &str) -> Vec<String> {
+    disk.read_dir(std::path::Path::new(dir)).unwrap().into_iter().map(|e| e.name).collect()
+}
+
+#[tokio::test]
+async fn objects_are_put_read_listed_renamed_and_deleted() {
+    let disk = FakeDisk::new(1 << 24, 1);
+    let store = open(&disk);
+    let (a, b) = (Path::from("files/t/a"), Path::from("files/t/b"));
+    store.put(&a, payload(b"hello world")).await.unwrap();
+    assert_eq!(store.get(&a).await.unwrap().bytes().await.unwrap(), "hello world");
+    assert_eq!(store.get_range(&a, 6..9).await.unwrap(), "wor");
+    assert_eq!(store.get_ranges(&a, &[9..11, 0..2]).await.unwrap(), [Bytes::from("ld"), Bytes::from("he")]);
+    let suffix = GetOptions { range: Some(GetRange::Suffix(4)), ..GetOptions::default() };
+    assert_eq!(store.get_opts(&a, suffix).await.unwrap().bytes().await.unwrap(), "orld");
+    assert_eq!(store.head(&a).await.unwrap().size, 11);
+    assert!(store.get_range(&a, 20..21).await.is_err());
+
+    let again = store.put_opts(&a, payload(b"other"), PutMode::Create.into()).await;
+    assert!(matches!(again, Err(Error::AlreadyExists { .. })), "{again:?}");
+    assert_eq!(store.get(&a).await.unwrap().bytes().await.unwrap(), "hello world");
+    store.put(&a, payload(b"other")).await.unwrap();
+    assert_eq!(store.get(&a).await.unwrap().bytes().await.unwrap(), "other");
+
+    store.put(&b, payload(b"")).await.unwrap();
+    assert_eq!(store.get(&b).await.unwrap().bytes().await.unwrap(), "");
+    store.put(&Path::from("files/u/a"), payload(b"1")).await.unwrap();
+    store.put(&Path::from("top"), payload(b"2")).await.unwrap();
+    assert_eq!(names(&store, "").await, ["files/t/a", "files/t/b", "files/u/a", "top"]);
+    assert_eq!(names(&store, "files/t").await, ["files/t/a", "files/t/b"]);
+    assert_eq!(names(&store, "files/t/a").await, [""; 0], "a prefix is not its own object");
+    assert_eq!(names(&store, "none").await, [""; 0]);
+    let level = store.list_with_delimiter(Some(&Path::from("files"))).await.unwrap();
+    assert_eq!(level.common_prefixes, [Path::from("files/t"), Path::from("files/u")]);
+    assert!(level.objects.is_empty());
+
+    store.rename(&b, &Path::from("quarantine/b")).await.unwrap();
+    assert!(matches!(store.head(&b).await, Err(Error::NotFound { .. })));
+    store.delete(&a).await.unwrap();
+    store.delete(&a).await.unwrap();
+    assert_eq!(names(&store, "").await, ["files/u/a", "quarantine/b", "top"]);
+    assert_eq!(names(&open(&disk.crash(1)), "").await, ["files/u/a", "quarantine/b", "top"], "all of it is durable");
+    assert!(matches!(store.copy(&a, &b).await, Err(Error::NotImplemented { .. })));
+    assert!(matches!(store.put_multipart(&a).await, Err(Error::NotImplemented { .. })));
+}
+
+#[tokio::test]
+async fn large_objects_stream_in_pieces() {
+    let store = open(&FakeDisk::new(1 << 24, 1));
+    let content: Vec<u8> = (0..(5 << 20) / 2).map(|i| (i % 251) as u8).collect();
+    let path = Path::from("files/t/large");
+    store.put(&path, content.clone().into()).await.unwrap();
+    let pieces: Vec<Bytes> = store.get(&path).await.unwrap().into_stream().try_collect().await.unwrap();
+    assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [1 << 20, 1 << 20, 1 << 19]);
+    assert_eq!(pieces.concat(), content);
+}
+
+#[tokio::test]
+async fn a_path_that_the_lake_does_not_make_is_refused() {
+    let store = open(&FakeDisk::new(1 << 20, 1));
+    for path in ["", "UPPER", ".put-1", "a/%2E%2E/b", "文件"] {
+        let error = store.put(&Path::from(path), payload(b"x")).await.unwrap_err();
+        assert!(error.to_string().contains("LocalStore"), "{path}: {error}");
+    }
+    assert!(Path::parse("../a").is_err(), "the store's own paths cannot leave it");
+}
+
+#[tokio::test]
+async fn of_many_that_create_one_object_one_wins() {
+    let store = open(&FakeDisk::new(1 << 20, 1));
+    let path = Path::from("files/t/a");
+    let tries = (0..16u8).map(|i| {
+        let (store, path) = (store.clone(), path.clone());
+        tokio::spawn(async move { store.put_opts(&path, vec![i; 8].into(), PutMode::Create.into()).await.map(|_| i) })
+    });
+    let done: Vec<_> = futures::future::join_all(tries).await.into_iter().map(Result::unwrap).collect();
+    let winners: Vec<u8> = done.into_iter().flatten().collect();
+    assert_eq!(winners.len(), 1);
+    assert_eq!(store.get(&path).await.unwrap().bytes().await.unwrap(), vec![winners[0]; 8]);
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_cleanly_and_its_space_comes_back() {
+    let disk = FakeDisk::new(1000, 1);
+    let store = open(&disk);
+    store.put(&Path::from("files/t/a"), vec![1; 600].into()).await.unwrap();
+    assert!(store.put(&Path::from("files/t/b"), vec![2; 600].into()).await.is_err());
+    assert_eq!(disk.used_bytes(), 600, "what the failed put wrote is gone");
+    assert_eq!(files_on(&disk, "/lake/files/t"), ["a"]);
+    store.put(&Path::from("files/t/b"), vec![2; 400].into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_sync_fails_its_object_and_is_not_tried_again() {
+    // One put syncs the new folders' names, the content, and the folder: each may be the one that fails.
+    for nth in 0..8 {
+        let disk = FakeDisk::new(1 << 20, nth);
+        let store = open(&disk);
+        let path = Path::from("files/t/a");
+        disk.fail_sync_after(nth);
+        if store.put(&path, payload(b"content")).await.is_ok() {
+            assert!(nth > 2, "the put ended before sync {nth}");
+            continue;
+        }
+        assert!(matches!(store.head(&path).await, Err(Error::NotFound { .. })), "sync {nth}: the object is not there");
+        // Whether a second try is taken or refused, what it acknowledges holds.
+        let acknowledged = store.put(&path, payload(b"content")).await.is_ok();
+        let after = open(&disk.crash(nth));
+        assert_eq!(after.head(&path).await.is_ok(), acknowledged, "sync {nth}");
+    }
+}
+
+#[tokio::test]
+async fn the_start_sweeps_what_a_crash_left() {
+    for seed in 0..40 {
+        let disk = FakeDisk::new(1 << 20, seed);
+        let store = open(&disk);
+        store.put(&Path::from("files/t/a"), payload(b"content")).await.unwrap();
+        disk.power_off_after(seed % 8);
+        let acknowledged = store.put(&Path::from("files/t/b"), payload(b"more content")).await.is_ok();
+        let disk = if seed % 2 == 0 { disk.crash(seed) } else { disk.restart() };
+        let store = open(&disk);
+        let left = files_on(&disk, "/lake/files/t");
+        assert!(left.iter().all(|name| !name.starts_with('.')), "seed {seed}: {left:?}");
+        assert!(left.contains(&"a".to_owned()));
+        if let Ok(got) = store.get(&Path::from("files/t/b")).await {
+            assert_eq!(got.bytes().await.unwrap(), "more content", "seed {seed}: whole or absent");
+            assert!(
+                open(&disk.crash(seed)).head(&Path::from("files/t/b")).await.is_ok(),
+                "seed {seed}: seen is durable"
+            );
+        } else {
+            assert!(!acknowledged, "seed {seed}");
+        }
+    }
+}
