@@ -35,6 +35,9 @@ struct Directories {
     failed: HashSet<PathBuf>,
 }
 
+/// Objects with their lengths, and directories, each in order.
+pub(crate) type Listing = (Vec<(String, u64)>, Vec<String>);
+
 /// Objects as files of one folder.
 pub(crate) struct Folder {
     disk: Arc<dyn Disk>,
@@ -148,9 +151,8 @@ impl Folder {
         self.sync_directory(from_dir)
     }
 
-    /// What one directory of objects holds, in order: names with their length, and names of directories. None where
-    /// there is no such directory.
-    pub(crate) fn list(&self, prefix: &str) -> io::Result<(Vec<(String, u64)>, Vec<String>)> {
+    /// What one directory of objects holds; nothing where there is no such directory.
+    pub(crate) fn list(&self, prefix: &str) -> io::Result<Listing> {
         let path = if prefix.is_empty() { self.root.clone() } else { self.path(prefix)? };
         let entries = match self.disk.read_dir(&path) {
             Ok(entries) => entries,

@@ -365,7 +365,8 @@ mod tests {
             pieces.push(rest);
             let at = at.min(data.len());
             let len = len.min(data.len() - at);
-            prop_assert_eq!(gather(&pieces, at as u64, len).as_ref(), &data[at..at + len]);
+            let gathered = gather(&pieces, at as u64, len);
+            prop_assert_eq!(gathered.as_ref(), &data[at..at + len]);
         }
 
         #[test]
