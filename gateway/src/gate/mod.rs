@@ -1,1 +1,160 @@
-//! To be written.
+//! The gate: what is let through. [`decide`] judges a request on an immutable [`Snapshot`] and touches nothing else; what
+//! it allows becomes a [`Permit`] that only this module can make, and nothing flows without one. A permit holds a
+//! [`Leash`]: whoever moves data checks it for every piece, and the gate cuts it when the permission ends.
+//!
+//! This module knows no transport, no storage and no SQL.
+
+pub mod decide;
+pub mod denied;
+pub mod health;
+pub mod leash;
+pub mod permit;
+pub mod snapshot;
+pub mod volume;
+
+pub use decide::{Ask, Denied, Peer, Target};
+pub use health::{ClosedWhy, Now};
+pub use leash::{Cut, Leash, Selector};
+pub use permit::{Permit, PullPermit, PushPermit};
+pub use snapshot::{AgencyView, AgentView, EntryView, GrantStatus, GrantView, Snapshot, StopView, Update};
+
+use health::Freshness;
+use leash::LeashBook;
+use lingqu_protocol::host::Clock;
+use lingqu_protocol::ids::GrantId;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use volume::{Volume, VolumeBook};
+
+/// The gate of one gateway.
+pub struct Gate {
+    snapshot: RwLock<Arc<Snapshot>>,
+    leashes: Arc<LeashBook>,
+    volumes: VolumeBook,
+    freshness: Arc<Freshness>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Gate {
+    /// A gate that knows nobody and is closed until [`refresh`](Self::refresh) says that its policy is fresh.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self {
+            snapshot: RwLock::new(Arc::new(Snapshot::default())),
+            leashes: Arc::new(LeashBook::default()),
+            volumes: VolumeBook::default(),
+            freshness: Arc::new(Freshness::default()),
+            clock,
+        }
+    }
+
+    /// What is in force now.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts changes in force. What they narrow is cut before this returns.
+    pub fn publish(&self, updates: Vec<Update>) {
+        let cuts: Vec<(Selector, Cut)> = {
+            let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+            let (next, cuts) = current.with(updates);
+            *current = Arc::new(next);
+            cuts
+        };
+        for (selector, cut) in cuts {
+            self.leashes.cut(&selector, &cut);
+        }
+    }
+
+    /// Cuts everything that runs under `selector`; says how many flows that were. The permission itself is narrowed by
+    /// [`publish`](Self::publish).
+    pub fn cut(&self, selector: &Selector, cut: &Cut) -> usize {
+        self.leashes.cut(selector, cut)
+    }
+
+    /// Flows that run now.
+    pub fn running(&self) -> usize {
+        self.leashes.len()
+    }
+
+    /// Says that policy, ledger and clock were found in order at `now`: permits are given until `for_at_most` later.
+    pub fn refresh(&self, for_at_most: Duration) {
+        self.freshness.open_until(self.clock.monotonic() + for_at_most);
+    }
+
+    /// Gives no more permits, and cuts what runs, until the next [`refresh`](Self::refresh).
+    pub fn close(&self, why: ClosedWhy) {
+        self.freshness.close(why);
+        self.leashes.cut(&Selector::All, &Cut::closed(why, self.clock.wall()));
+    }
+
+    /// Why no permits are given now, if so.
+    pub fn closed(&self) -> Option<ClosedWhy> {
+        self.freshness.closed(self.clock.monotonic())
+    }
+
+    /// Cuts what has outlived its permission: the period of a grant, or the freshness of all policy. Called every few
+    /// milliseconds by a watchdog thread outside the runtime, so that a stalled runtime cannot prolong a permission.
+    pub fn watch(&self) {
+        let now = self.now();
+        if let Some(why) = self.freshness.closed(now.monotonic) {
+            self.leashes.cut(&Selector::All, &Cut::closed(why, now.wall));
+        }
+        self.leashes.expire(now.wall);
+    }
+
+    /// Judges a pull.
+    ///
+    /// # Errors
+    /// [`Denied`], with what the peer may know of the reason.
+    pub fn pull(&self, peer: &Peer, ask: &Ask) -> Result<PullPermit, Denied> {
+        let snapshot = self.snapshot();
+        let allowed = decide::pull(&snapshot, peer, ask, self.judging()?)?;
+        let volume = self.volumes.of(allowed.grant.id, allowed.grant.scope.volume_bytes_max);
+        let leash = self.leashes.attach(permit::tags_of_pull(peer, &allowed), allowed.ends_at);
+        // The snapshot may have been narrowed between the decision and the leash: judge again with the leash on, so that
+        // every narrowing either finds the leash or is seen here.
+        decide::pull(&self.snapshot(), peer, ask, self.judging()?)?;
+        Ok(PullPermit::new(allowed, volume, leash))
+    }
+
+    /// Judges a push to an entry of the peer's own agency.
+    ///
+    /// # Errors
+    /// [`Denied`], with what the peer may know of the reason.
+    pub fn push(&self, peer: &Peer, entry: &str) -> Result<PushPermit, Denied> {
+        let allowed = decide::push(&self.snapshot(), peer, entry, self.judging()?)?;
+        let leash = self.leashes.attach(permit::tags_of_push(peer, &allowed), None);
+        decide::push(&self.snapshot(), peer, entry, self.judging()?)?;
+        Ok(PushPermit::new(allowed, leash))
+    }
+
+    /// Judges whether an agent may speak at all: on each connection and for each request that moves no data.
+    ///
+    /// # Errors
+    /// [`Denied`] for one that is unknown, blocked or stopped.
+    pub fn admit(&self, peer: &Peer) -> Result<(), Denied> {
+        decide::admit(&self.snapshot(), peer).map(drop)
+    }
+
+    /// What was used of a grant's volume, as the state remembers it; once, at start.
+    pub fn restore_volume(&self, grant: GrantId, used_bytes: u64) {
+        self.volumes.restore(grant, used_bytes);
+    }
+
+    /// The volume of a grant.
+    pub fn volume(&self, grant: GrantId, bytes_max: Option<u64>) -> Arc<Volume> {
+        self.volumes.of(grant, bytes_max)
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.clock.wall(), monotonic: self.clock.monotonic() }
+    }
+
+    fn judging(&self) -> Result<Now, Denied> {
+        let now = self.now();
+        self.freshness.closed(now.monotonic).map_or(Ok(now), |why| Err(Denied::Closed(why)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -42,7 +42,7 @@ pub use prune::ColumnStats;
 pub use types::{TypeMistake, TypeMistakes, TypedPredicate};
 
 use crate::entry::EntrySpec;
-use crate::region::RegionError;
+use crate::region::{RegionCode, RegionError};
 use std::fmt;
 use std::str::FromStr;
 
@@ -96,6 +96,11 @@ impl Predicate {
         let mut parts = self.conjuncts().to_vec();
         parts.extend_from_slice(other.conjuncts());
         Self { expr: Expr::And(parts) }
+    }
+
+    /// `column within 'region'`.
+    pub fn within(column: &str, region: RegionCode) -> Self {
+        Self { expr: Expr::Within { column: column.to_owned(), region } }
     }
 
     /// Types it against an entry.

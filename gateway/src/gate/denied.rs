@@ -1,0 +1,319 @@
+//! Why a request is refused, in the words of programs, of people, and of people who read Chinese; and what to do next.
+
+use super::health::ClosedWhy;
+use chrono::NaiveDate;
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::entry::SharingMethod;
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::GrantId;
+use lingqu_protocol::wire::Fault;
+use std::net::IpAddr;
+
+/// Why the gate refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// No such agent joined, or its agency is not known.
+    UnknownAgent,
+    /// The agent was blocked.
+    Blocked {
+        /// Why.
+        reason: String,
+    },
+    /// A stop is in force.
+    Stopped {
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// No such entry exists for this peer.
+    EntryNotFound,
+    /// The entry is another agency's.
+    NotProvider,
+    /// The entry is not published.
+    NotPublished,
+    /// 不予共享.
+    NotShared,
+    /// No such grant exists for this peer.
+    GrantNotFound,
+    /// The peer's agency has no grant for the entry.
+    NoGrant,
+    /// The entry was named and several grants are in force.
+    SeveralGrants {
+        /// Which.
+        grants: Vec<GrantId>,
+    },
+    /// 暂停.
+    Suspended {
+        /// Which grant.
+        grant: GrantId,
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// 终止.
+    Terminated {
+        /// Which grant.
+        grant: GrantId,
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// The period has not begun.
+    NotYet {
+        /// Its first day.
+        from: NaiveDate,
+    },
+    /// The period is over.
+    PeriodEnded {
+        /// Its last day.
+        until: NaiveDate,
+    },
+    /// From a network that was not approved.
+    Network {
+        /// The address seen.
+        seen: IpAddr,
+    },
+    /// By a method that was not approved.
+    Method {
+        /// The method.
+        asked: SharingMethod,
+    },
+    /// For a purpose that was not approved.
+    Purpose {
+        /// The purpose.
+        asked: String,
+        /// Those that were approved.
+        allowed: Vec<String>,
+    },
+    /// The grant has several purposes and none was named.
+    PurposeNeeded {
+        /// Those that were approved.
+        allowed: Vec<String>,
+    },
+    /// Columns outside the grant.
+    Columns {
+        /// Which.
+        outside: Vec<String>,
+        /// Those that were granted.
+        granted: Vec<String>,
+    },
+    /// A column was named twice.
+    ColumnTwice {
+        /// Which.
+        column: String,
+    },
+    /// A granted column that the entry no longer has.
+    ColumnGone {
+        /// Which.
+        column: String,
+    },
+    /// A predicate over columns outside the grant.
+    PredicateColumns {
+        /// Which.
+        outside: Vec<String>,
+    },
+    /// A predicate that does not fit the entry.
+    BadPredicate {
+        /// Why.
+        why: String,
+    },
+    /// Columns, rows or a region of an entry of files.
+    NoColumnsInFiles,
+    /// A region of an entry that has no region column.
+    NoRegion,
+    /// The grant's volume is used up.
+    Volume {
+        /// Its limit.
+        bytes_max: u64,
+    },
+    /// The gateway gives no permits now.
+    Closed(ClosedWhy),
+}
+
+impl Denied {
+    /// The close code.
+    pub const fn code(&self) -> CloseCode {
+        match self {
+            Self::Blocked { .. } | Self::Stopped { .. } | Self::Suspended { .. } | Self::Terminated { .. } => {
+                CloseCode::Suspended
+            }
+            Self::PeriodEnded { .. } => CloseCode::Expired,
+            Self::Volume { .. } => CloseCode::OverLimit,
+            Self::Closed(ClosedWhy::Draining) => CloseCode::Draining,
+            Self::Closed(_) => CloseCode::Closed,
+            _ => CloseCode::Denied,
+        }
+    }
+
+    /// A stable word for programs.
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::UnknownAgent => "unknown_agent",
+            Self::Blocked { .. } => "agent_blocked",
+            Self::Stopped { .. } => "stopped",
+            Self::EntryNotFound => "entry_not_found",
+            Self::NotProvider => "not_provider",
+            Self::NotPublished => "entry_not_published",
+            Self::NotShared => "not_shared",
+            Self::GrantNotFound => "grant_not_found",
+            Self::NoGrant => "no_grant",
+            Self::SeveralGrants { .. } => "several_grants",
+            Self::Suspended { .. } => "grant_suspended",
+            Self::Terminated { .. } => "grant_terminated",
+            Self::NotYet { .. } => "period_not_begun",
+            Self::PeriodEnded { .. } => "period_ended",
+            Self::Network { .. } => "network_outside_scope",
+            Self::Method { .. } => "method_outside_scope",
+            Self::Purpose { .. } => "purpose_outside_scope",
+            Self::PurposeNeeded { .. } => "purpose_needed",
+            Self::Columns { .. } => "columns_outside_scope",
+            Self::ColumnTwice { .. } => "column_twice",
+            Self::ColumnGone { .. } => "column_gone",
+            Self::PredicateColumns { .. } => "predicate_outside_scope",
+            Self::BadPredicate { .. } => "bad_predicate",
+            Self::NoColumnsInFiles => "no_columns_in_files",
+            Self::NoRegion => "no_region_column",
+            Self::Volume { .. } => "volume_used_up",
+            Self::Closed(why) => why.word(),
+        }
+    }
+
+    /// What the peer is told.
+    pub fn fault(&self) -> Fault {
+        let (text, text_zh) = self.text();
+        let (next, next_zh) = self.next();
+        Fault {
+            code: self.code().code(),
+            word: self.word().to_owned(),
+            text,
+            text_zh,
+            next: next.to_owned(),
+            next_zh: next_zh.to_owned(),
+        }
+    }
+
+    fn text(&self) -> (String, String) {
+        match self {
+            Self::UnknownAgent => ("this agent is not known here".into(), "本网关不认识该代理".into()),
+            Self::Blocked { reason } => {
+                (format!("this agent is blocked: {reason}"), format!("该代理已被阻断：{reason}"))
+            }
+            Self::Stopped { reason, since } => (
+                format!("the exchange was stopped at {since}: {reason}"),
+                format!("共享已于 {since} 被临时阻断：{reason}"),
+            ),
+            Self::EntryNotFound => ("there is no such entry".into(), "没有该目录条目".into()),
+            Self::NotProvider => {
+                ("only the entry's provider may do this".into(), "只有该条目的提供部门可以执行此操作".into())
+            }
+            Self::NotPublished => ("the entry is not published".into(), "该目录条目未发布".into()),
+            Self::NotShared => ("the entry is not shared (不予共享)".into(), "该目录条目属于不予共享".into()),
+            Self::GrantNotFound => ("there is no such grant".into(), "没有该共享权限".into()),
+            Self::NoGrant => ("your agency has no grant for this entry".into(), "贵部门没有该条目的共享权限".into()),
+            Self::SeveralGrants { grants } => {
+                let list = grants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                (
+                    format!("several grants are in force for this entry: {list}"),
+                    format!("该条目有多个有效的共享权限：{list}"),
+                )
+            }
+            Self::Suspended { grant, reason, since } => (
+                format!("{grant} was suspended at {since}: {reason}"),
+                format!("共享权限 {grant} 已于 {since} 暂停：{reason}"),
+            ),
+            Self::Terminated { grant, reason, since } => (
+                format!("{grant} was terminated at {since}: {reason}"),
+                format!("共享权限 {grant} 已于 {since} 终止：{reason}"),
+            ),
+            Self::NotYet { from } => (format!("the grant begins on {from}"), format!("共享权限自 {from} 起生效")),
+            Self::PeriodEnded { until } => {
+                (format!("the grant ended on {until}"), format!("共享权限已于 {until} 到期"))
+            }
+            Self::Network { seen } => {
+                (format!("the grant does not cover your network ({seen})"), format!("共享范围不包含调用网络（{seen}）"))
+            }
+            Self::Method { asked } => (
+                format!("the grant does not cover this sharing method ({asked})"),
+                format!("共享范围不包含该共享方式（{asked}）"),
+            ),
+            Self::Purpose { asked, allowed } => (
+                format!("the grant does not cover the purpose {asked}; it covers {}", allowed.join(", ")),
+                format!("共享范围不包含使用用途“{asked}”，已批准的用途：{}", allowed.join("、")),
+            ),
+            Self::PurposeNeeded { allowed } => (
+                format!("the grant has several purposes, and none was named: {}", allowed.join(", ")),
+                format!("该共享权限有多个使用用途，请指明其一：{}", allowed.join("、")),
+            ),
+            Self::Columns { outside, granted } => (
+                format!("outside the grant: {}; granted: {}", outside.join(", "), granted.join(", ")),
+                format!("超出共享范围的数据项：{}；已批准：{}", outside.join("、"), granted.join("、")),
+            ),
+            Self::ColumnTwice { column } => {
+                (format!("column {column} is asked for twice"), format!("数据项 {column} 重复"))
+            }
+            Self::ColumnGone { column } => {
+                (format!("the entry no longer has the column {column}"), format!("目录条目已无数据项 {column}"))
+            }
+            Self::PredicateColumns { outside } => (
+                format!("a condition on columns that were not granted in clear: {}", outside.join(", ")),
+                format!("查询条件使用了未获批准的数据项：{}", outside.join("、")),
+            ),
+            Self::BadPredicate { why } => {
+                (format!("the condition does not fit the entry: {why}"), format!("查询条件有误：{why}"))
+            }
+            Self::NoColumnsInFiles => {
+                ("an entry of files has no columns, rows or regions".into(), "文件类条目没有数据项、行或区划".into())
+            }
+            Self::NoRegion => ("the entry has no region column".into(), "该条目没有行政区划数据项".into()),
+            Self::Volume { bytes_max } => (
+                format!("the grant's volume of {bytes_max} bytes is used up"),
+                format!("共享权限的数据量上限（{bytes_max} 字节）已用尽"),
+            ),
+            Self::Closed(why) => {
+                (format!("the gateway gives no permits now: {}", why.word()), format!("网关暂不放行：{}", why.word()))
+            }
+        }
+    }
+
+    const fn next(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::UnknownAgent => (
+                "ask the operator for an invitation, then: lingqu join INVITATION",
+                "请向系统管理员索取邀请后执行 lingqu join",
+            ),
+            Self::Blocked { .. } | Self::Stopped { .. } => ("ask the gateway's operator", "请联系网关系统管理员"),
+            Self::EntryNotFound => ("see: lingqu catalogue list", "请查看：lingqu catalogue list"),
+            Self::NotProvider | Self::NotShared => ("ask the entry's provider", "请联系提供部门"),
+            Self::NotPublished => {
+                ("wait for the authority's review, see: lingqu catalogue show ID", "请等待主管部门审核")
+            }
+            Self::GrantNotFound => ("see: lingqu grant list", "请查看：lingqu grant list"),
+            Self::NoGrant => ("apply for it: lingqu apply FILE", "请提出共享申请：lingqu apply FILE"),
+            Self::SeveralGrants { .. } => ("name one of them instead of the entry", "请指明其中一个共享权限"),
+            Self::Suspended { .. } => {
+                ("settle it with the provider, who can reinstate the grant", "请与提供部门沟通整改，由其恢复")
+            }
+            Self::Terminated { .. } | Self::PeriodEnded { .. } => {
+                ("apply again: lingqu apply FILE", "请重新提出共享申请")
+            }
+            Self::NotYet { .. } => ("ask again from that day on", "请自该日起再试"),
+            Self::Network { .. } | Self::Method { .. } | Self::Purpose { .. } | Self::ColumnGone { .. } => {
+                ("ask within the grant (lingqu grant show ID), or apply for more", "请在共享范围内请求，或另行申请")
+            }
+            Self::Columns { .. } | Self::PredicateColumns { .. } => {
+                ("ask within the grant (lingqu grant show ID), or apply for more", "请在共享范围内请求，或另行申请")
+            }
+            Self::PurposeNeeded { .. } => ("name one with --purpose", "请用 --purpose 指明"),
+            Self::ColumnTwice { .. } | Self::BadPredicate { .. } => ("correct the request", "请更正请求"),
+            Self::NoColumnsInFiles => {
+                ("leave --columns, --where and --region out", "请去掉 --columns、--where 和 --region")
+            }
+            Self::NoRegion => ("use --where instead", "请改用 --where"),
+            Self::Volume { .. } => ("ask the provider to amend the grant", "请提供部门变更共享权限"),
+            Self::Closed(_) => ("try again later; the operator sees why in the gateway's log", "请稍后再试"),
+        }
+    }
+}

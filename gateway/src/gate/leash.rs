@@ -1,0 +1,184 @@
+//! Leashes: how a permission is taken back from a flow that runs. Cutting is one flag and one wake-up, whatever the flow
+//! waits for; it needs no lock of the flow's and no storage.
+
+use super::health::ClosedWhy;
+use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::{EntryId, GrantId};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use tokio::sync::watch;
+
+/// Why a flow was cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// What the peer's streams end with.
+    pub code: CloseCode,
+    /// A stable word for programs.
+    pub word: &'static str,
+    /// Why, in the words of who cut it; the peer reads it.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Cut {
+    pub(super) fn closed(why: ClosedWhy, since: Timestamp) -> Self {
+        let code = if why == ClosedWhy::Draining { CloseCode::Draining } else { CloseCode::Closed };
+        Self { code, word: why.word(), reason: String::new(), since }
+    }
+
+    fn expired(since: Timestamp) -> Self {
+        Self { code: CloseCode::Expired, word: "period_ended", reason: "the period of the grant ended".into(), since }
+    }
+}
+
+/// Which flows are cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// Those under a grant.
+    Grant(GrantId),
+    /// Those of an agent.
+    Agent(AgentId),
+    /// Those of an agency's agents.
+    Agency(CreditCode),
+    /// Those of an entry's data.
+    Entry(EntryId),
+    /// All.
+    All,
+}
+
+/// What a flow can be found by.
+#[derive(Clone, Debug)]
+pub(super) struct Tags {
+    pub(super) grant: Option<GrantId>,
+    pub(super) agent: AgentId,
+    pub(super) entry: EntryId,
+}
+
+impl Tags {
+    fn matches(&self, selector: &Selector) -> bool {
+        match selector {
+            Selector::Grant(grant) => self.grant == Some(*grant),
+            Selector::Agent(agent) => self.agent == *agent,
+            Selector::Agency(agency) => self.agent.agency == *agency,
+            Selector::Entry(entry) => self.entry == *entry,
+            Selector::All => true,
+        }
+    }
+}
+
+/// One flow's leash. Everything that moves data for the flow holds a clone and checks it for every piece.
+#[derive(Clone, Debug)]
+pub struct Leash(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    is_cut: AtomicBool,
+    cut: watch::Sender<Option<Cut>>,
+    tags: Tags,
+    ends_at: Option<Timestamp>,
+    book: Weak<LeashBook>,
+    number: u64,
+}
+
+impl Leash {
+    /// Whether the flow may go on.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self) -> Result<(), Cut> {
+        if !self.0.is_cut.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(self.0.cut.borrow().clone().unwrap_or_else(|| Cut::closed(ClosedWhy::Stale, Timestamp(0))))
+    }
+
+    /// Waits until the flow is cut. Selected on beside everything that can block.
+    pub async fn cut(&self) -> Cut {
+        let mut seen = self.0.cut.subscribe();
+        loop {
+            if let Some(cut) = seen.borrow_and_update().clone() {
+                return cut;
+            }
+            if seen.changed().await.is_err() {
+                // The sender lives in `self`, so this cannot be; if it were, nothing may flow.
+                return Cut::closed(ClosedWhy::Stale, Timestamp(0));
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn pull(&self, cut: &Cut) -> bool {
+        let mut first = false;
+        self.cut.send_if_modified(|slot| {
+            first = slot.is_none();
+            if first {
+                *slot = Some(cut.clone());
+                // Before the wake-up: whoever wakes or checks from here on sees it.
+                self.is_cut.store(true, Ordering::Release);
+            }
+            first
+        });
+        first
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(book) = self.book.upgrade() {
+            book.lock().remove(&self.number);
+        }
+    }
+}
+
+/// Every leash that is out.
+#[derive(Debug, Default)]
+pub(super) struct LeashBook {
+    next: AtomicU64,
+    out: Mutex<HashMap<u64, Weak<Inner>>>,
+}
+
+impl LeashBook {
+    pub(super) fn attach(self: &Arc<Self>, tags: Tags, ends_at: Option<Timestamp>) -> Leash {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let inner = Arc::new(Inner {
+            is_cut: AtomicBool::new(false),
+            cut: watch::Sender::new(None),
+            tags,
+            ends_at,
+            book: Arc::downgrade(self),
+            number,
+        });
+        self.lock().insert(number, Arc::downgrade(&inner));
+        Leash(inner)
+    }
+
+    pub(super) fn cut(&self, selector: &Selector, cut: &Cut) -> usize {
+        self.held().iter().filter(|inner| inner.tags.matches(selector) && inner.pull(cut)).count()
+    }
+
+    pub(super) fn expire(&self, now: Timestamp) {
+        for inner in self.held() {
+            if let Some(ends_at) = inner.ends_at.filter(|end| *end <= now) {
+                inner.pull(&Cut::expired(ends_at));
+            }
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// The leashes, taken out of the lock: dropping the last hold of one takes the lock itself.
+    fn held(&self) -> Vec<Arc<Inner>> {
+        self.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Weak<Inner>>> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,323 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::EntryId;
+use lingqu_protocol::predicate::Predicate;
+use lingqu_protocol::region::RegionLevel;
+use lingqu_protocol::scope::ApplicationSpec;
+use std::sync::Mutex;
+
+const PROVIDER: &str = "91350100M000100Y43";
+const REQUESTER: &str = "91512081MA62K0260E";
+const OTHER: &str = "91330100799655058B";
+
+const ENTRY: &str = r#"
+name = "个体工商户登记信息"
+code = "307010/000001"
+abstract = "登记事项"
+format = "table"
+update_frequency = "daily"
+sharing_class = "conditional"
+conditions = "限依法履职使用"
+purposes = ["低收入家庭核对"]
+sharing_methods = ["batch_exchange"]
+region_column = "region"
+grade = "general-2"
+[[items]]
+name = "region"
+type = "string"
+grade = "general-1"
+personal = false
+[[items]]
+name = "credit_code"
+type = "string"
+key = true
+grade = "general-2"
+personal = false
+[[items]]
+name = "operator_name"
+type = "string"
+grade = "general-3"
+personal = true
+"#;
+
+const APPLICATION: &str = r#"
+entry = "307010/000001"
+basis = "社会救助暂行办法"
+scenario = "低收入家庭经济状况核对"
+purposes = ["低收入家庭核对"]
+columns = ["region", "credit_code"]
+where = "region within '4403'"
+methods = ["batch_exchange"]
+networks = ["127.0.0.0/8"]
+from = 2026-12-01
+until = 2027-06-30
+volume_bytes_max = 1_000_000
+"#;
+
+/// 2027-01-01, within the period.
+const NOW: Timestamp = Timestamp(1_798_732_800_000);
+
+struct HandClock(Mutex<(Timestamp, Duration)>);
+
+impl Clock for HandClock {
+    fn wall(&self) -> Timestamp {
+        self.0.lock().unwrap().0
+    }
+    fn monotonic(&self) -> Duration {
+        self.0.lock().unwrap().1
+    }
+}
+
+struct World {
+    gate: Gate,
+    clock: Arc<HandClock>,
+    entry: EntryId,
+    grant: GrantId,
+}
+
+fn agent(code: &str) -> AgentId {
+    format!("{code}/a").parse().unwrap()
+}
+
+fn peer(code: &str) -> Peer {
+    Peer { agent: agent(code), address: "127.0.0.1".parse().unwrap() }
+}
+
+impl World {
+    fn new() -> Self {
+        let clock = Arc::new(HandClock(Mutex::new((NOW, Duration::from_secs(1)))));
+        let gate = Gate::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let world = Self { gate, clock, entry: EntryId::from_bits(1), grant: GrantId::from_bits(2) };
+        let mut updates = Vec::new();
+        for code in [PROVIDER, REQUESTER, OTHER] {
+            let code: CreditCode = code.parse().unwrap();
+            updates.push(Update::Agency(AgencyView {
+                code,
+                name: code.to_string(),
+                region: "44".parse().unwrap(),
+                level: RegionLevel::Province,
+                authority: false,
+            }));
+            updates.push(Update::Agent(AgentView { id: agent(code.as_str()), blocked: None }));
+        }
+        updates.push(Update::Entry(world.entry_view(true)));
+        updates.push(Update::Grant(world.grant_view(GrantStatus::InForce)));
+        world.gate.publish(updates);
+        world.gate.refresh(Duration::from_secs(5));
+        world
+    }
+
+    fn entry_view(&self, published: bool) -> EntryView {
+        let spec = EntrySpec::parse(ENTRY).unwrap();
+        let code = Some("307010/000001".to_owned());
+        EntryView { id: self.entry, code, provider: PROVIDER.parse().unwrap(), spec: Arc::new(spec), published }
+    }
+
+    fn grant_view(&self, status: GrantStatus) -> GrantView {
+        let scope = Arc::new(ApplicationSpec::parse(APPLICATION).unwrap().scope);
+        let requester = REQUESTER.parse().unwrap();
+        GrantView { id: self.grant, entry: self.entry, requester, scope, status, digest: Digest::blake3(b"answer") }
+    }
+
+    fn ask(&self) -> Ask {
+        Ask { target: Target::Grant(self.grant), columns: vec![], rows: None, region: None, purpose: None }
+    }
+
+    fn denied(&self, who: &str, ask: &Ask) -> &'static str {
+        self.gate.pull(&peer(who), ask).map_or_else(|d| d.word(), |_| "allowed")
+    }
+
+    fn suspend(&self) {
+        let status = GrantStatus::Suspended { reason: "误用".into(), since: NOW };
+        self.gate.publish(vec![Update::Grant(self.grant_view(status))]);
+    }
+}
+
+#[test]
+fn exactly_the_grant_is_allowed() {
+    let world = World::new();
+    let permit = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    assert_eq!(permit.columns(), [0, 1]);
+    assert!(permit.rows().is_some());
+    assert_eq!(permit.purpose(), "低收入家庭核对");
+    permit.leash().check().unwrap();
+    for target in [
+        Target::parse("307010/000001"),
+        Target::parse(&world.entry.to_string()),
+        Target::parse(&world.grant.to_string()),
+    ] {
+        assert_eq!(world.denied(REQUESTER, &Ask { target, ..world.ask() }), "allowed");
+    }
+    let one = Ask { columns: vec!["credit_code".into()], ..world.ask() };
+    assert_eq!(world.gate.pull(&peer(REQUESTER), &one).unwrap().columns(), [1]);
+}
+
+#[test]
+fn what_is_outside_the_grant_is_denied_and_named() {
+    let world = World::new();
+    let with = |change: &dyn Fn(&mut Ask)| {
+        let mut ask = world.ask();
+        change(&mut ask);
+        world.denied(REQUESTER, &ask)
+    };
+    assert_eq!(with(&|a| a.columns = vec!["operator_name".into()]), "columns_outside_scope");
+    assert_eq!(with(&|a| a.columns = vec!["region".into(), "no such".into()]), "columns_outside_scope");
+    assert_eq!(with(&|a| a.columns = vec!["region".into(), "region".into()]), "column_twice");
+    assert_eq!(
+        with(&|a| a.rows = Some(Predicate::parse("operator_name = '张三'").unwrap())),
+        "predicate_outside_scope"
+    );
+    assert_eq!(
+        with(&|a| a.rows = Some(Predicate::parse("not (operator_name is null)").unwrap())),
+        "predicate_outside_scope"
+    );
+    assert_eq!(with(&|a| a.rows = Some(Predicate::parse("region = 3").unwrap())), "bad_predicate");
+    assert_eq!(with(&|a| a.purpose = Some("统计".into())), "purpose_outside_scope");
+    assert_eq!(with(&|a| a.region = Some("11".parse().unwrap())), "allowed", "narrows to nothing");
+    assert_eq!(with(&|a| a.target = Target::Entry("nothing".into())), "entry_not_found");
+}
+
+#[test]
+fn what_a_peer_may_not_see_does_not_exist() {
+    let world = World::new();
+    assert_eq!(world.denied(OTHER, &world.ask()), "grant_not_found");
+    assert_eq!(world.denied(PROVIDER, &world.ask()), "grant_not_found");
+    world.suspend();
+    assert_eq!(world.denied(OTHER, &world.ask()), "grant_not_found", "whatever its state");
+    assert_eq!(world.denied(OTHER, &Ask { target: Target::parse("307010/000001"), ..world.ask() }), "no_grant");
+    let stranger = Peer { agent: format!("{REQUESTER}/stranger").parse().unwrap(), ..peer(REQUESTER) };
+    assert_eq!(world.gate.pull(&stranger, &world.ask()).unwrap_err(), Denied::UnknownAgent);
+    world.gate.publish(vec![Update::Entry(world.entry_view(false))]);
+    assert_eq!(world.gate.push(&peer(OTHER), "307010/000001").unwrap_err(), Denied::EntryNotFound);
+}
+
+#[test]
+fn only_the_provider_pushes() {
+    let world = World::new();
+    assert!(world.gate.push(&peer(PROVIDER), "307010/000001").is_ok());
+    assert_eq!(world.gate.push(&peer(REQUESTER), "307010/000001").unwrap_err(), Denied::NotProvider);
+    world.gate.publish(vec![Update::Entry(world.entry_view(false))]);
+    assert_eq!(world.gate.push(&peer(PROVIDER), "307010/000001").unwrap_err(), Denied::NotPublished);
+}
+
+#[test]
+fn network_and_period_are_judged_at_their_edges() {
+    let world = World::new();
+    let outside = Peer { address: "192.0.2.1".parse().unwrap(), ..peer(REQUESTER) };
+    assert_eq!(world.gate.pull(&outside, &world.ask()).unwrap_err().word(), "network_outside_scope");
+    let scope = world.grant_view(GrantStatus::InForce).scope;
+    for (at, expected) in [
+        (scope.starts_at().plus_ms(-1), "period_not_begun"),
+        (scope.starts_at(), "allowed"),
+        (scope.ends_at().plus_ms(-1), "allowed"),
+        (scope.ends_at(), "period_ended"),
+    ] {
+        world.clock.0.lock().unwrap().0 = at;
+        assert_eq!(world.denied(REQUESTER, &world.ask()), expected, "{at}");
+    }
+}
+
+#[test]
+fn a_suspension_cuts_what_runs_and_denies_what_comes() {
+    let world = World::new();
+    let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    let push = world.gate.push(&peer(PROVIDER), "307010/000001").unwrap();
+    world.suspend();
+    let cut = running.leash().check().unwrap_err();
+    assert_eq!((cut.code, cut.word, cut.reason.as_str()), (CloseCode::Suspended, "grant_suspended", "误用"));
+    push.leash().check().unwrap();
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "grant_suspended");
+    world.gate.publish(vec![Update::Grant(world.grant_view(GrantStatus::InForce))]);
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "allowed");
+    assert!(running.leash().check().is_err(), "a cut flow stays cut");
+}
+
+#[test]
+fn every_selector_cuts_its_flows_and_no_others() {
+    let world = World::new();
+    let cases = [
+        (Selector::Grant(world.grant), [true, false]),
+        (Selector::Agent(agent(REQUESTER)), [true, false]),
+        (Selector::Agency(PROVIDER.parse().unwrap()), [false, true]),
+        (Selector::Entry(world.entry), [true, true]),
+        (Selector::Entry(EntryId::from_bits(9)), [false, false]),
+        (Selector::All, [true, true]),
+    ];
+    for (selector, expected) in cases {
+        let pull = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+        let push = world.gate.push(&peer(PROVIDER), "307010/000001").unwrap();
+        assert_eq!(world.gate.running(), 2);
+        let stop = StopView { selector: selector.clone(), reason: "test".into(), since: NOW };
+        world.gate.publish(vec![Update::Stop(stop)]);
+        assert_eq!([pull.leash().check().is_err(), push.leash().check().is_err()], expected, "{selector:?}");
+        assert_eq!(world.denied(REQUESTER, &world.ask()) == "stopped", expected[0], "{selector:?}");
+        world.gate.publish(vec![Update::Resume(selector)]);
+        assert_eq!(world.denied(REQUESTER, &world.ask()), "allowed");
+    }
+    assert_eq!(world.gate.running(), 0, "a dropped permit gives its leash back");
+}
+
+#[test]
+fn a_blocked_agent_is_refused_at_once() {
+    let world = World::new();
+    let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    world.gate.publish(vec![Update::Agent(AgentView { id: agent(REQUESTER), blocked: Some("lost laptop".into()) })]);
+    assert!(running.leash().check().is_err());
+    assert_eq!(world.gate.admit(&peer(REQUESTER)).unwrap_err().word(), "agent_blocked");
+}
+
+#[test]
+fn closed_when_in_doubt() {
+    let world = World::new();
+    let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    world.clock.0.lock().unwrap().1 += Duration::from_secs(5);
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "policy_stale");
+    running.leash().check().unwrap();
+    world.gate.watch();
+    assert_eq!(running.leash().check().unwrap_err().code, CloseCode::Closed);
+    world.gate.refresh(Duration::from_secs(5));
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "allowed");
+    world.gate.close(ClosedWhy::ClockUnsure);
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "clock_unsure");
+}
+
+#[test]
+fn the_end_of_a_period_cuts_in_mid_stream() {
+    let world = World::new();
+    let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    world.gate.watch();
+    running.leash().check().unwrap();
+    world.clock.0.lock().unwrap().0 = world.grant_view(GrantStatus::InForce).scope.ends_at();
+    world.gate.watch();
+    assert_eq!(running.leash().check().unwrap_err().code, CloseCode::Expired);
+}
+
+#[tokio::test]
+async fn a_blocked_flow_wakes_up_when_it_is_cut() {
+    let world = World::new();
+    let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    let leash = running.leash().clone();
+    let waiting = tokio::spawn(async move { leash.cut().await });
+    tokio::task::yield_now().await;
+    world.suspend();
+    assert_eq!(waiting.await.unwrap().word, "grant_suspended");
+    assert_eq!(running.leash().cut().await.word, "grant_suspended", "later, too");
+}
+
+#[test]
+fn several_grants_of_one_entry_are_listed_and_dead_ones_are_not_meant() {
+    let world = World::new();
+    let second = GrantId::from_bits(3);
+    let by_entry = Ask { target: Target::parse("307010/000001"), ..world.ask() };
+    world.gate.publish(vec![Update::Grant(GrantView { id: second, ..world.grant_view(GrantStatus::InForce) })]);
+    let denied = world.gate.pull(&peer(REQUESTER), &by_entry).unwrap_err();
+    assert_eq!(denied, Denied::SeveralGrants { grants: vec![world.grant, second] });
+    world.suspend();
+    assert_eq!(world.gate.pull(&peer(REQUESTER), &by_entry).unwrap().grant().id, second);
+}
