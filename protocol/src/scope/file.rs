@@ -141,11 +141,11 @@ fn scope(at: Source<'_>, raw: &RawScope) -> Result<ScopeSpec, SpecError> {
         .map(|text| Predicate::parse(text.get_ref()).map_err(|e| at.error(text.span(), "where", e.to_string())));
     let from = raw.from.as_ref().map(|value| day(at, "from", value)).transpose()?;
     let until = raw.until.as_ref().map(|value| day(at, "until", value)).transpose()?;
-    if let (Some(first), Some(last), Some(value)) = (from, until, &raw.until) {
-        if last < first {
-            let problem = format!("{last} is before {first}, when the period begins: choose a later day");
-            return Err(at.error(value.span(), "until", problem));
-        }
+    if let (Some(first), Some(last), Some(value)) = (from, until, &raw.until)
+        && last < first
+    {
+        let problem = format!("{last} is before {first}, when the period begins: choose a later day");
+        return Err(at.error(value.span(), "until", problem));
     }
     if let Some(value) = raw.volume_bytes_max.as_ref().filter(|value| *value.get_ref() == 0) {
         return Err(at.error(value.span(), "volume_bytes_max", "nothing could pass: write more, or leave the key out"));
