@@ -6,6 +6,7 @@
 //! Non-goals: this crate does no IO, starts no task and reads no clock.
 
 pub mod agency;
+pub mod checkpoint;
 pub mod close;
 pub mod columns;
 pub mod digest;
@@ -17,6 +18,7 @@ pub mod frame;
 pub mod host;
 pub mod ids;
 pub mod ipc;
+pub mod leaf;
 pub mod merkle;
 pub mod name;
 pub mod plan;

@@ -13,6 +13,7 @@ pub use sqlite::SqliteState;
 use async_trait::async_trait;
 use lingqu_protocol::digest::Algorithm;
 use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::leaf::LEAF_BYTES_MAX;
 use lingqu_protocol::merkle::{Hash, Node};
 use std::fmt;
 
@@ -24,9 +25,6 @@ pub const ID_BYTES_MAX: usize = 256;
 
 /// Bytes of a record's body: a signed document at its own limit, whose envelope writes it in base64, and some room.
 pub const BODY_BYTES_MAX: usize = 1 << 20;
-
-/// Bytes of a leaf. Leaves hold short fields only; a tile of 256 of them stays within what a client reads at once.
-pub const LEAF_BYTES_MAX: usize = 4096;
 
 /// Bytes of a leaf's salt.
 pub const SALT_BYTES_MAX: usize = 64;
