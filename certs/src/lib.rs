@@ -16,5 +16,6 @@ pub mod officer;
 pub mod os;
 pub mod profile;
 pub mod quic;
+pub mod receipt;
 pub mod root;
 pub mod tls;
