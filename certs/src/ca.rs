@@ -38,7 +38,7 @@ pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// The last second that a certificate can name (9999-12-31T23:59:59Z).
 const LAST_SECOND: i64 = 253_402_300_799;
 
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What went wrong at the CA.
 #[derive(Debug, thiserror::Error)]

@@ -19,3 +19,9 @@ pub mod quic;
 pub mod receipt;
 pub mod root;
 pub mod tls;
+
+#[cfg(test)]
+mod channel_tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod testing;

@@ -221,3 +221,77 @@ fn is_client_only(leaf: &X509Certificate<'_>) -> bool {
         || !usage.other.is_empty();
     usage.client_auth && !others
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::testing::{AGENT, DOMAIN, NOW, key};
+    use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, SanType};
+
+    const CLIENT: ExtendedKeyUsagePurpose = ExtendedKeyUsagePurpose::ClientAuth;
+
+    /// What a policy says of a leaf that a careless CA of this name signed.
+    fn judged(usages: &[ExtendedKeyUsagePurpose], names: &[SanType]) -> Result<PeerIdentity, PeerRefused> {
+        let mut ca_params = CertificateParams::default();
+        ca_params.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let ca = ca_params.self_signed(&key(1)).unwrap();
+        let mut params = CertificateParams::default();
+        params.extended_key_usages = usages.to_vec();
+        params.subject_alt_names = names.to_vec();
+        let leaf = params.signed_by(&key(2), &Issuer::from_params(&ca_params, key(1))).unwrap();
+        let policy = PeerPolicy::new(ca.der(), DOMAIN, Arc::new(NoExceptions)).unwrap();
+        policy.identify(&[leaf.der().clone(), ca.der().clone()], NOW)
+    }
+
+    fn uri(text: &str) -> SanType {
+        SanType::URI(text.try_into().unwrap())
+    }
+
+    fn ours() -> SanType {
+        uri(&AGENT.parse::<AgentId>().unwrap().to_uri(DOMAIN))
+    }
+
+    #[test]
+    fn the_usage_must_be_a_clients_alone() {
+        assert!(matches!(judged(&[CLIENT], &[ours()]), Ok(PeerIdentity::Agent { .. })));
+        use ExtendedKeyUsagePurpose::*;
+        for others in [
+            vec![],
+            vec![Any],
+            vec![ServerAuth],
+            vec![CLIENT, Any],
+            vec![CLIENT, ServerAuth],
+            vec![CLIENT, CodeSigning],
+        ] {
+            assert_eq!(judged(&others, &[ours()]), Err(PeerRefused::WrongUsage), "{others:?}");
+        }
+    }
+
+    #[test]
+    fn the_name_must_be_one_agents_of_this_domain() {
+        let dns = SanType::DnsName("gateway.example.gov.cn".try_into().unwrap());
+        let elsewhere = AGENT.parse::<AgentId>().unwrap().to_uri("elsewhere.gov.cn");
+        for names in [
+            vec![],
+            vec![dns.clone()],
+            vec![ours(), dns],
+            vec![ours(), ours()],
+            vec![uri(&elsewhere)],
+            vec![uri("spiffe://example.gov.cn/agency/91350100M000100Y43")],
+            vec![uri("spiffe://example.gov.cn/agency/91350100M000100Y44/agent/main")],
+        ] {
+            assert_eq!(judged(&[CLIENT], &names), Err(PeerRefused::WrongName), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn junk_and_too_much_are_malformed() {
+        let ca = CertificateParams::default().self_signed(&key(1)).unwrap();
+        let policy = PeerPolicy::new(ca.der(), DOMAIN, Arc::new(NoExceptions)).unwrap();
+        assert_eq!(policy.identify(&[], NOW), Err(PeerRefused::NoCertificate));
+        assert_eq!(policy.identify(&[CertificateDer::from(vec![0x30; 9])], NOW), Err(PeerRefused::Malformed));
+        assert_eq!(policy.identify(&vec![ca.der().clone(); CHAIN_MAX + 1], NOW), Err(PeerRefused::Malformed));
+        assert_eq!(policy.identify(&[ca.der().clone()], Timestamp(-1)), Err(PeerRefused::NotYetValid));
+    }
+}

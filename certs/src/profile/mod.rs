@@ -1,6 +1,10 @@
 //! An agent's profile: a folder with its key, its certificate, the CA and the root that it trusts, and where its gateway
 //! is. The agent's state (outbox, receipts, checkpoints, cursors) lies beside them in folders of its own.
 
+mod settings;
+
+pub use settings::Settings;
+
 use crate::ca::{CaError, Validity, signing_request};
 use crate::chain::{self, ChainError};
 use crate::key::{KeyError, PublicKey, SigningKey};
@@ -8,11 +12,8 @@ use crate::os;
 use crate::tls::TlsError;
 use crate::tls::client::{Trust, client_config};
 use crate::tls::peer::{NoExceptions, PeerIdentity, PeerPolicy, PeerRefused};
-use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::host::{Clock, Disk as _, Entropy, Timestamp};
-use lingqu_protocol::ids::GatewayId;
 use rustls::pki_types::CertificateDer;
-use serde::{Deserialize, Serialize};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -75,31 +76,6 @@ pub enum ProfileError {
     /// A certificate for another agent or another key; the old one stays.
     #[error("the new certificate is {0}, not this profile's: ask the gateway's operator")]
     NotOurs(&'static str),
-}
-
-/// What a profile says of agent and gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Who this is.
-    pub agent: AgentId,
-    /// Where to dial: `host:port`.
-    pub address: String,
-    /// The gateway's domain.
-    pub domain: String,
-    /// The gateway that documents are bound to.
-    pub gateway: GatewayId,
-    /// The root's public key: what signed officers, agencies and receipts' keys must chain to.
-    pub root: PublicKey,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SettingsToml {
-    agent: String,
-    address: String,
-    domain: String,
-    gateway: GatewayId,
-    root: String,
 }
 
 /// A folder whose key is made and whose certificate is not there yet. The key stays when joining fails, so that it can
@@ -281,31 +257,6 @@ impl Profile {
     }
 }
 
-impl Settings {
-    fn to_toml(&self) -> Result<String, ProfileError> {
-        let toml = SettingsToml {
-            agent: self.agent.to_string(),
-            address: self.address.clone(),
-            domain: self.domain.clone(),
-            gateway: self.gateway,
-            root: self.root.to_string(),
-        };
-        toml::to_string(&toml).map_err(|e| ProfileError::Damaged { file: SETTINGS_FILE.to_owned(), why: e.to_string() })
-    }
-
-    fn from_toml(text: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(text).map_err(|e| e.to_string())?;
-        let toml: SettingsToml = toml::from_str(text).map_err(|e| e.to_string())?;
-        Ok(Self {
-            agent: toml.agent.parse().map_err(|e| format!("agent: {e}"))?,
-            address: toml.address,
-            domain: toml.domain,
-            gateway: toml.gateway,
-            root: toml.root.parse().map_err(|e| format!("root: {e}"))?,
-        })
-    }
-}
-
 /// That the gateway would let this chain in as this agent, and that it is on our key.
 fn check_chain(
     settings: &Settings,
@@ -337,6 +288,7 @@ mod tests {
     use super::*;
     use crate::ca::{Authority, LEAF_VALID_MS};
     use crate::os::OsEntropy;
+    use lingqu_protocol::ids::GatewayId;
     use std::os::unix::fs::PermissionsExt;
 
     const NOW: Timestamp = Timestamp(1_800_000_000_000);
