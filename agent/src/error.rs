@@ -2,6 +2,8 @@
 //!
 //! Every error says what happened, whose fault it is and what to do next, in English and in Chinese.
 
+mod from_certs;
+
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::session::SessionError;
 use lingqu_protocol::stream::StreamError;

@@ -20,3 +20,13 @@ impl fmt::Debug for Machine {
         f.write_str("Machine")
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
+
+    pub(crate) fn real() -> Machine {
+        Machine { clock: Arc::new(SystemClock::new()), entropy: Arc::new(OsEntropy::new()), disk: Arc::new(OsDisk) }
+    }
+}

@@ -1,8 +1,14 @@
 //! A session with the gateway: greeting, limits, requests. It sees streams and never QUIC.
 
 mod backoff;
+mod checkpoints;
+mod dial;
+mod link;
 
 pub use backoff::{Backoff, with_retries};
+pub use checkpoints::{Checkpoints, Pins};
+pub use dial::Dialer;
+pub use link::Link;
 
 use crate::error::{AgentError, Told};
 use lingqu_protocol::close::CloseCode;

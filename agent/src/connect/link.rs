@@ -1,0 +1,88 @@
+//! The way from a profile to a session: dial, greet, and check that this is the gateway that the profile pins.
+
+use super::{Backoff, Checkpoints, Dialer, Greeting, Pins, Session};
+use crate::error::{AgentError, Told};
+use crate::machine::Machine;
+use lingqu_certs::profile::Profile;
+use lingqu_certs::quic::QuicChannel;
+use lingqu_protocol::digest::Digest;
+
+/// A profile with its way to the gateway.
+#[derive(Debug)]
+pub struct Link {
+    machine: Machine,
+    profile: Profile,
+    dialer: Dialer,
+}
+
+impl Link {
+    /// From a profile. Nothing is dialled yet.
+    pub fn new(machine: Machine, profile: Profile) -> Self {
+        let settings = profile.settings();
+        let tls = {
+            let (profile, clock) = (profile.clone(), machine.clock.clone());
+            move || Ok(profile.tls(clock.clone())?)
+        };
+        let dialer = Dialer::new(&settings.address, &settings.domain, machine.clock.clone(), tls);
+        Self { machine, profile, dialer }
+    }
+
+    /// The profile.
+    pub const fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// The machine.
+    pub const fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// One try.
+    ///
+    /// # Errors
+    /// What is in the way; [`AgentError::Integrity`] where this is not the gateway that the profile knows.
+    pub async fn dial(&self) -> Result<Session<QuicChannel>, AgentError> {
+        self.open(Backoff::ONCE).await
+    }
+
+    /// Tries as often as `backoff` says, then checks the gateway.
+    ///
+    /// # Errors
+    /// As [`Self::dial`].
+    pub async fn open(&self, backoff: Backoff) -> Result<Session<QuicChannel>, AgentError> {
+        let checkpoints = Checkpoints::new(self.profile.checkpoints_dir());
+        let kept = checkpoints.latest()?;
+        let session = self.dialer.dial_patiently(&self.machine, backoff, &kept).await?;
+        let pins = Pins { root: self.profile.settings().root, ca: Digest::sha256(self.profile.ca()) };
+        let greeting = session.greeting();
+        let checked = self.check(greeting).and_then(|()| checkpoints.follow(&kept, greeting, &pins));
+        if checked.is_err() {
+            session.close();
+        }
+        checked.map(|()| session)
+    }
+
+    /// Lets the gateway hear the goodbye.
+    pub async fn goodbye(&self) {
+        self.dialer.goodbye().await;
+    }
+
+    fn check(&self, greeting: &Greeting) -> Result<(), AgentError> {
+        let settings = self.profile.settings();
+        if greeting.gateway != settings.gateway || greeting.domain != settings.domain {
+            let (is, should) = (greeting.gateway, settings.gateway);
+            return Err(AgentError::Integrity(
+                Told::new(
+                    "other_gateway",
+                    format!("the gateway says it is {is}; this profile belongs to {should}"),
+                    format!("对方自称 {is}，而本配置属于 {should}"),
+                )
+                .next(
+                    "check the address in profile.toml; ask the operator",
+                    "核对 profile.toml 中的地址，并询问运维人员",
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
