@@ -7,41 +7,55 @@ use lingqu_protocol::stream::{Channel, RecvHalf, SendHalf, StreamError};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-/// A QUIC connection whose handshake is done.
+/// A QUIC connection whose handshake is done. When the last handle to it and to its streams is dropped without
+/// [`Channel::close`], it closes as our fault: the QUIC library would close with 0, which is "done".
 #[derive(Clone, Debug)]
-pub struct QuicChannel(Connection);
+pub struct QuicChannel(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle(Connection);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.close_reason().is_none() {
+            self.0.close(wire_code(CloseCode::Internal), &[]);
+        }
+    }
+}
 
 impl QuicChannel {
     /// Over an established connection.
     pub fn new(connection: Connection) -> Self {
-        Self(connection)
+        Self(Arc::new(Handle(connection)))
     }
 
     /// The peer's certificates, its own first, as they were checked in the handshake; empty when it sent none.
     pub fn peer_chain(&self) -> Vec<CertificateDer<'static>> {
-        let identity = self.0.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let identity =
+            self.connection().peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
         identity.map(|chain| *chain).unwrap_or_default()
     }
 
     /// Where the peer's packets come from now.
     pub fn remote_address(&self) -> SocketAddr {
-        self.0.remote_address()
+        self.connection().remote_address()
     }
 
     /// Gives this connection another share of the budget of windows.
     pub fn set_receive_window_bytes(&self, bytes: u32) {
-        self.0.set_receive_window(VarInt::from_u32(bytes));
+        self.connection().set_receive_window(VarInt::from_u32(bytes));
     }
 
     /// Waits until the connection is gone, and says how it went.
     pub async fn closed(&self) -> StreamError {
-        connection_error(self.0.closed().await)
+        connection_error(self.connection().closed().await)
     }
 
     /// The connection itself, for its statistics.
     pub fn connection(&self) -> &Connection {
-        &self.0
+        &self.0.0
     }
 }
 
@@ -50,26 +64,41 @@ impl Channel for QuicChannel {
     type Recv = QuicRecv;
 
     async fn open_bi(&self) -> Result<(QuicSend, QuicRecv), StreamError> {
-        let (send, recv) = self.0.open_bi().await.map_err(connection_error)?;
-        Ok((QuicSend::new(send), QuicRecv::new(recv)))
+        self.both(self.connection().open_bi().await)
     }
 
     async fn accept_bi(&self) -> Result<(QuicSend, QuicRecv), StreamError> {
-        let (send, recv) = self.0.accept_bi().await.map_err(connection_error)?;
-        Ok((QuicSend::new(send), QuicRecv::new(recv)))
+        self.both(self.connection().accept_bi().await)
     }
 
     async fn open_uni(&self) -> Result<QuicSend, StreamError> {
-        self.0.open_uni().await.map(QuicSend::new).map_err(connection_error)
+        let stream = self.connection().open_uni().await.map_err(connection_error)?;
+        Ok(QuicSend { stream, ended: false, _keeps_open: Arc::clone(&self.0) })
     }
 
     async fn accept_uni(&self) -> Result<QuicRecv, StreamError> {
-        self.0.accept_uni().await.map(QuicRecv::new).map_err(connection_error)
+        let stream = self.connection().accept_uni().await.map_err(connection_error)?;
+        Ok(QuicRecv { stream, ended: false, _keeps_open: Arc::clone(&self.0) })
     }
 
     fn close(&self, code: CloseCode) {
-        self.0.close(VarInt::from_u32(code.code()), &[]);
+        self.connection().close(wire_code(code), &[]);
     }
+}
+
+impl QuicChannel {
+    fn both(
+        &self,
+        streams: Result<(SendStream, RecvStream), ConnectionError>,
+    ) -> Result<(QuicSend, QuicRecv), StreamError> {
+        let (send, recv) = streams.map_err(connection_error)?;
+        let send = QuicSend { stream: send, ended: false, _keeps_open: Arc::clone(&self.0) };
+        Ok((send, QuicRecv { stream: recv, ended: false, _keeps_open: Arc::clone(&self.0) }))
+    }
+}
+
+fn wire_code(code: CloseCode) -> VarInt {
+    VarInt::from_u32(code.code())
 }
 
 /// The writing half of a stream. Dropped before [`SendHalf::finish`], it is reset: the QUIC library would finish it, and
@@ -78,13 +107,10 @@ impl Channel for QuicChannel {
 pub struct QuicSend {
     stream: SendStream,
     ended: bool,
+    _keeps_open: Arc<Handle>,
 }
 
 impl QuicSend {
-    fn new(stream: SendStream) -> Self {
-        Self { stream, ended: false }
-    }
-
     /// Bytes of streams with a higher priority go first; 0 where nothing is said.
     pub fn set_priority(&self, priority: i32) {
         // It fails on a stream that has ended, whose priority no longer matters.
@@ -112,7 +138,7 @@ impl SendHalf for QuicSend {
     fn reset(&mut self, code: CloseCode) {
         self.ended = true;
         // It fails on a stream that was reset before; the first code counts.
-        let _ended = self.stream.reset(VarInt::from_u32(code.code()));
+        let _ended = self.stream.reset(wire_code(code));
     }
 }
 
@@ -129,12 +155,7 @@ impl Drop for QuicSend {
 pub struct QuicRecv {
     stream: RecvStream,
     ended: bool,
-}
-
-impl QuicRecv {
-    fn new(stream: RecvStream) -> Self {
-        Self { stream, ended: false }
-    }
+    _keeps_open: Arc<Handle>,
 }
 
 impl RecvHalf for QuicRecv {
@@ -159,7 +180,7 @@ impl RecvHalf for QuicRecv {
     fn stop(&mut self, code: CloseCode) {
         self.ended = true;
         // It fails on a stream that has ended: there is nothing to stop.
-        let _ended = self.stream.stop(VarInt::from_u32(code.code()));
+        let _ended = self.stream.stop(wire_code(code));
     }
 }
 

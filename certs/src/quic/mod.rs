@@ -99,7 +99,8 @@ pub fn server_endpoint(
     endpoint(listen, limits, Some(config))
 }
 
-/// An endpoint that only dials. `local` is usually the unspecified address of the family to be dialled.
+/// An endpoint that only dials. `local` is usually the unspecified address of the family to be dialled. A program waits
+/// for `wait_idle` before it ends, or the gateway learns of its leaving only from the silence.
 ///
 /// # Errors
 /// What the system says of the address.

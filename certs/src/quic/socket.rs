@@ -23,9 +23,12 @@ pub(super) fn open(local: SocketAddr, mtu_bytes: u16) -> io::Result<Arc<dyn Asyn
     }
     socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
     socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
-    for (got_bytes, setting) in
+    // Linux reports twice what it gave, to count its own bookkeeping (socket(7)).
+    let doubled = if cfg!(target_os = "linux") { 2 } else { 1 };
+    for (reported_bytes, setting) in
         [(socket.recv_buffer_size()?, "net.core.rmem_max"), (socket.send_buffer_size()?, "net.core.wmem_max")]
     {
+        let got_bytes = reported_bytes / doubled;
         if got_bytes < SOCKET_BUFFER_BYTES {
             tracing::warn!(
                 got_bytes,
