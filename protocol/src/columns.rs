@@ -4,10 +4,10 @@
 //! and view strings, dictionaries): [`differences`] lets those pass, and [`canonical_batch`] turns them into the
 //! canonical ones, with the columns in the entry's order.
 
-use crate::entry::{EntrySpec, ItemType};
+use crate::entry::{EntrySpec, ITEMS_MAX, ItemType};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -136,7 +136,7 @@ pub fn differences(entry: &EntrySpec, schema: &Schema) -> Vec<Difference> {
     let mut differences = Vec::new();
     for field in schema.fields() {
         if found.insert(field.name(), field.data_type()).is_some() {
-            differences.push(Difference::Repeated { name: field.name().clone() });
+            differences.push(Difference::Repeated { name: cut(field.name()) });
         }
     }
     let known: HashMap<&str, ItemType> = entry.items.iter().map(|i| (i.name.as_str(), i.item_type)).collect();
@@ -148,14 +148,15 @@ pub fn differences(entry: &EntrySpec, schema: &Schema) -> Vec<Difference> {
             Some(data_type) if is_encoding_of(expected, data_type) => {}
             Some(data_type) => differences.push(Difference::Retyped { name, expected, found: shown(data_type) }),
             None => differences.push(match extra.remove(&loose(&name)) {
-                Some(found) => Difference::Renamed { name, found: found.to_owned() },
+                Some(found) => Difference::Renamed { name, found: cut(found) },
                 None => Difference::Missing { name, expected },
             }),
         }
     }
     let mut extra: Vec<&str> = extra.into_values().collect();
     extra.sort_unstable();
-    differences.extend(extra.into_iter().map(|name| Difference::Extra { name: name.to_owned() }));
+    // A file may have any number of columns; a list of more than this helps nobody.
+    differences.extend(extra.into_iter().take(ITEMS_MAX).map(|name| Difference::Extra { name: cut(name) }));
     differences
 }
 
@@ -185,8 +186,8 @@ pub enum CanonicalError {
 /// without a copy.
 ///
 /// # Errors
-/// Where its columns are not the entry's, a value is missing that may not be, or it would grow past
-/// [`CANONICAL_BYTES_MAX`].
+/// Where its columns are not the entry's, a value is missing that may not be, a decimal has more digits than its type, or
+/// the batch would grow past [`CANONICAL_BYTES_MAX`].
 pub fn canonical_batch(entry: &EntrySpec, batch: &RecordBatch) -> Result<RecordBatch, CanonicalError> {
     let differences = differences(entry, batch.schema_ref());
     if !differences.is_empty() {
@@ -211,6 +212,12 @@ pub fn canonical_batch(entry: &EntrySpec, batch: &RecordBatch) -> Result<RecordB
             let options = CastOptions { safe: false, ..CastOptions::default() };
             arrow::compute::cast_with_options(column, &target, &options)?
         };
+        if let (ItemType::Decimal(digits, _), Some(decimals)) =
+            (item.item_type, column.as_primitive_opt::<Decimal128Type>())
+        {
+            // The type promises so many digits; a file can hold more, and every sum over them would be wrong.
+            decimals.validate_decimal_precision(digits)?;
+        }
         let count = column.logical_null_count();
         if !item.nullable && count > 0 {
             return Err(CanonicalError::Null { name: item.name.clone(), count });
@@ -269,6 +276,11 @@ fn value_lengths(values: &ArrayRef) -> Vec<u64> {
         // No better bound is known, so each key may stand for all of it.
         _ => vec![longest(values); values.len()],
     }
+}
+
+/// A file's own name for a column, cut to a length that can be shown.
+fn cut(name: &str) -> String {
+    name.chars().take(200).collect()
 }
 
 fn shown(data_type: &DataType) -> String {

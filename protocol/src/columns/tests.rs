@@ -126,6 +126,17 @@ fn a_missing_value_in_a_key_is_named_also_inside_a_dictionary() {
 }
 
 #[test]
+fn a_decimal_with_more_digits_than_its_type_is_refused() {
+    let rows = |value| {
+        let strings = Arc::new(StringArray::from(vec!["a", "b"])) as ArrayRef;
+        batch(vec![("s", strings), ("at", at(vec![None, None])), ("d", decimals(vec![None, Some(value)]))])
+    };
+    let limit = 10i128.pow(15);
+    assert!(canonical_batch(&entry(), &rows(limit - 1)).is_ok());
+    assert!(matches!(canonical_batch(&entry(), &rows(limit)), Err(CanonicalError::Arrow(_))));
+}
+
+#[test]
 fn a_small_batch_that_would_grow_large_is_refused() {
     let long = "x".repeat(1 << 20);
     let rows = 128;
