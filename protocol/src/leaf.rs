@@ -9,7 +9,7 @@ use crate::digest::Digest;
 use crate::ids::{ApplicationId, DocumentId, EntryId, GrantId, TransferId};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a leaf's text: every field at its longest takes under a quarter of this.
+/// Bytes of a leaf's text: every field at its longest takes under a third of this.
 pub const LEAF_BYTES_MAX: usize = 4096;
 
 /// Bytes of a commitment's salt: as many as its digest has, so that guessing the payload is no easier than guessing it.
@@ -17,6 +17,9 @@ pub const SALT_BYTES: usize = 32;
 
 /// Characters of [`Leaf::what`]: a stable word for programs.
 pub const WHAT_CHARS_MAX: usize = 64;
+
+/// Characters of [`Leaf::subject`]: an agent's `CODE/NAME` or a digest with its algorithm, with room.
+pub const SUBJECT_CHARS_MAX: usize = 128;
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -57,6 +60,9 @@ pub struct Leaf {
     /// More about what happened: a stable word of `a-z 0-9 . _ -`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub what: Option<String>,
+    /// What it is about, where that has no field of its own: an id of `A-Z a-z 0-9 . _ - : /`, nobody's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
     /// The agency that acted or that it is about.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_text")]
     pub agency: Option<CreditCode>,
@@ -117,6 +123,7 @@ impl Leaf {
             kind,
             at: at.0,
             what: None,
+            subject: None,
             agency: None,
             agent: None,
             entry: None,
@@ -134,7 +141,7 @@ impl Leaf {
     /// Its bytes.
     ///
     /// # Errors
-    /// Where `what` is no stable word: the caller's fault.
+    /// Where `what` is no stable word or `subject` no id: the caller's fault.
     pub fn encode(&self) -> Result<Vec<u8>, LeafError> {
         self.check()?;
         let bytes = serde_json::to_vec(self).map_err(|e| LeafError::Malformed(e.to_string()))?;
@@ -154,14 +161,18 @@ impl Leaf {
     }
 
     fn check(&self) -> Result<(), LeafError> {
-        let is_word = |word: &str| {
-            let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(&c);
-            (1..=WHAT_CHARS_MAX).contains(&word.len()) && word.bytes().all(plain)
+        let is_word = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(&c);
+        let is_id = |c: u8| c.is_ascii_alphanumeric() || b"._-:/".contains(&c);
+        let made_of = |text: &Option<String>, max: usize, allowed: &dyn Fn(u8) -> bool| {
+            text.as_ref().is_none_or(|text| (1..=max).contains(&text.len()) && text.bytes().all(allowed))
         };
-        match &self.what {
-            Some(what) if !is_word(what) => Err(LeafError::Malformed("what is no stable word".into())),
-            _ => Ok(()),
+        if !made_of(&self.what, WHAT_CHARS_MAX, &is_word) {
+            return Err(LeafError::Malformed("what is no stable word".into()));
         }
+        if !made_of(&self.subject, SUBJECT_CHARS_MAX, &is_id) {
+            return Err(LeafError::Malformed("the subject is no id".into()));
+        }
+        Ok(())
     }
 }
 
@@ -200,6 +211,7 @@ mod tests {
         let agent: AgentId = AGENT.parse().unwrap();
         Leaf {
             what: Some("w".repeat(WHAT_CHARS_MAX)),
+            subject: Some("S".repeat(SUBJECT_CHARS_MAX)),
             agency: Some(agent.agency),
             agent: Some(agent),
             entry: Some(EntryId::from_bits(u128::MAX)),
@@ -229,7 +241,7 @@ mod tests {
     #[test]
     fn the_longest_leaf_is_well_within_its_bound() {
         let bytes = full().encode().unwrap();
-        assert!(bytes.len() < LEAF_BYTES_MAX / 4, "{}", bytes.len());
+        assert!(bytes.len() < LEAF_BYTES_MAX / 3, "{}", bytes.len());
         assert_eq!(Leaf::decode(&bytes), Ok(full()));
     }
 
@@ -250,6 +262,7 @@ mod tests {
             text.replace(",\"at\":5", ",\"at\":5,\"extra\":5"),
             text.replace(",\"at\":5", ",\"at\":5,\"agent\":\"x\""),
             text.replace(",\"at\":5", ",\"at\":5,\"what\":\"A B\""),
+            text.replace(",\"at\":5", ",\"at\":5,\"subject\":\"张三\""),
         ] {
             assert!(matches!(Leaf::decode(edited.as_bytes()), Err(LeafError::Malformed(_))), "{edited}");
         }
