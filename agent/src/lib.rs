@@ -9,6 +9,13 @@
 
 pub mod cli;
 pub mod connect;
+pub mod download;
 pub mod error;
 pub mod machine;
+pub mod outbox;
 pub mod output;
+pub mod transfer;
+pub mod upload;
+
+#[cfg(test)]
+mod scripted;

@@ -1,0 +1,136 @@
+//! Fetching: sets of files, and rows.
+
+pub mod files;
+mod manifest;
+mod receive;
+mod staging;
+
+pub use files::{GotFiles, clean};
+
+use crate::connect::{ControlStream, Session, unexpected};
+use crate::error::{AgentError, Told};
+use crate::outbox::PullWork;
+use crate::transfer::{Dial, Env, Tries, answer, blocking, peer};
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::stream::Channel;
+use lingqu_protocol::wire::reply::Reply;
+use lingqu_protocol::wire::{Pull, PullReady, request};
+use std::path::{Path, PathBuf};
+
+/// What was fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Got {
+    /// A set of files.
+    Files(GotFiles),
+}
+
+/// Fetches what `work` says as transfer `transfer`. Tries again when a connection is lost.
+///
+/// # Errors
+/// An output that is there already (exit code 2, before anything is asked), what the gateway refuses, bytes that do not
+/// match their digests, a disk that does not take them, a connection that stays away.
+pub async fn pull<D: Dial>(env: &Env, dial: &D, transfer: TransferId, work: &PullWork) -> Result<Got, AgentError> {
+    let mut files = files::FilesPull::new(env, transfer, work);
+    if let Some(got) = files.finish_interrupted().await? {
+        return Ok(Got::Files(got));
+    }
+    refuse_existing(&work.out).await?;
+    let mut version = if work.version == 0 { files.version_begun().await?.unwrap_or(0) } else { work.version };
+    let mut tries = Tries::new(env.patience);
+    loop {
+        let error = match dial.dial().await {
+            Ok(session) => match attempt(&mut files, &session, transfer, work, &mut version).await {
+                Ok(got) => return Ok(got),
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        tries.again(error, files.moved()).await?;
+    }
+}
+
+async fn attempt<C: Channel>(
+    files: &mut files::FilesPull,
+    session: &Session<C>,
+    transfer: TransferId,
+    work: &PullWork,
+    version: &mut u64,
+) -> Result<Got, AgentError> {
+    let (control, ready) = ask(session, transfer, work, *version).await?;
+    // From here on a new connection goes on with this version and no later one.
+    *version = ready.version;
+    match ready.kind.as_str() {
+        "file" => Ok(Got::Files(files.attempt(session.channel(), control, ready).await?)),
+        other => {
+            let shown: String = other.chars().take(20).collect();
+            Err(peer(format!("an entry of an unknown kind: {shown:?}"), format!("未知的目录条目类型：{shown:?}")))
+        }
+    }
+}
+
+async fn ask<C: Channel>(
+    session: &Session<C>,
+    transfer: TransferId,
+    work: &PullWork,
+    version: u64,
+) -> Result<(ControlStream<C>, PullReady), AgentError> {
+    let ask = Pull {
+        transfer: transfer.to_string(),
+        target: work.target.clone(),
+        version,
+        files: work.files.clone(),
+        columns: work.columns.clone(),
+        r#where: work.where_text.clone(),
+        region: work.region.clone(),
+        purpose: work.purpose.clone(),
+    };
+    let mut control = session.request(request::Ask::Pull(ask)).await?;
+    match answer(&mut control).await? {
+        Reply::PullReady(ready) => Ok((control, ready)),
+        other => Err(unexpected("leave to pull", &other)),
+    }
+}
+
+/// Where a transfer is put together before it is whole: beside `out`, so that a rename is all that is left to do.
+fn staging_path(out: &Path, transfer: TransferId) -> PathBuf {
+    let mut name = out.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".partial-{transfer}"));
+    out.with_file_name(name)
+}
+
+/// The folder that holds `path`'s name.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+async fn refuse_existing(out: &Path) -> Result<(), AgentError> {
+    let out = out.to_owned();
+    blocking(move || {
+        let usage = |en: String, zh: String| {
+            let told = Told::new("out", en, zh).next("name another output", "请指定其他输出位置");
+            AgentError::Usage(told)
+        };
+        let shown = out.display();
+        if out.file_name().is_none() {
+            return Err(usage(format!("{shown} has no name"), format!("{shown} 没有名称")));
+        }
+        match std::fs::symlink_metadata(&out) {
+            Ok(_) => return Err(usage(format!("{shown} exists already"), format!("{shown} 已存在"))),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(AgentError::io("looking at", &out, &e)),
+        }
+        let folder = parent(&out);
+        if folder.is_dir() {
+            return Ok(());
+        }
+        let folder = folder.display();
+        Err(usage(format!("the folder {folder} does not exist"), format!("目录 {folder} 不存在")))
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

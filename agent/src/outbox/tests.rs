@@ -1,0 +1,83 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
+
+fn outbox(dir: &Path) -> Outbox {
+    Outbox::open(Arc::new(OsDisk), Arc::new(SystemClock::new()), dir).unwrap()
+}
+
+fn work(bytes: u64) -> Work {
+    let file = SourceFile { name: "a".into(), path: "/x/a".into(), bytes, modified_ns: 5 };
+    Work::PushFiles { entry: "307010/000001".into(), files: vec![file] }
+}
+
+#[test]
+fn a_record_is_there_for_another_process_before_anything_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let (hold, record) = outbox(dir.path()).create(&OsEntropy::new(), work(7)).unwrap();
+    let other = outbox(dir.path());
+    assert_eq!(other.load(hold.id()).unwrap(), Some(record.clone()));
+    assert_eq!(other.list().unwrap(), (vec![record], false));
+    assert!(other.is_held(hold.id()));
+    let busy = other.hold(hold.id()).unwrap_err();
+    assert_eq!(busy.told().word, "transfer_running");
+    let id = hold.id();
+    drop(hold);
+    assert!(!other.is_held(id));
+    assert!(other.hold(id).is_ok());
+}
+
+#[test]
+fn a_key_names_one_transfer_and_one_content() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = outbox(dir.path());
+    let id = id_from_key("CODE/a", "307010/000001", "night-1").unwrap();
+    assert_eq!(id, id_from_key("CODE/a", "307010/000001", "night-1").unwrap());
+    assert_ne!(id, id_from_key("CODE/b", "307010/000001", "night-1").unwrap());
+    assert_ne!(id, id_from_key("CODE/a", "307010/000001n", "ight-1").unwrap());
+    assert_eq!(id_from_key("a", "b", "").unwrap_err().exit_code(), 2);
+    assert_eq!(id_from_key("a", "b", &"k".repeat(257)).unwrap_err().exit_code(), 2);
+    let (hold, mut record) = outbox.create_as(id, work(7)).unwrap();
+    outbox.set(&hold, &mut record, State::Done).unwrap();
+    drop(hold);
+    let (hold, again) = outbox.create_as(id, work(7)).unwrap();
+    assert_eq!(again.state, State::Done);
+    drop(hold);
+    assert_eq!(outbox.create_as(id, work(8)).unwrap_err().exit_code(), 2);
+}
+
+#[test]
+fn what_a_kill_left_behind_is_in_nobodys_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = outbox(dir.path());
+    let (hold, mut record) = outbox.create(&OsEntropy::new(), work(7)).unwrap();
+    let torn = dir.path().join("outbox").join(format!("{}.tmp", hold.id()));
+    std::fs::write(&torn, b"{\"id\":").unwrap();
+    assert_eq!(outbox.list().unwrap().0.len(), 1, "a temporary file is no transfer");
+    outbox.set(&hold, &mut record, State::Running).unwrap();
+    assert_eq!(outbox.load(hold.id()).unwrap().unwrap().state, State::Running);
+    assert!(!torn.exists());
+}
+
+#[test]
+fn a_receipt_stays_when_its_transfer_is_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = outbox(dir.path());
+    let (hold, _) = outbox.create(&OsEntropy::new(), work(7)).unwrap();
+    let path = outbox.keep_receipt(hold.id(), b"{}").unwrap();
+    outbox.remove(&hold).unwrap();
+    outbox.remove(&hold).unwrap();
+    assert_eq!(outbox.load(hold.id()).unwrap(), None);
+    assert_eq!(outbox.receipt(hold.id()).unwrap().as_deref(), Some(&b"{}"[..]));
+    assert_eq!(path, dir.path().join("receipts").join(format!("{}.json", hold.id())));
+}
+
+#[test]
+fn a_record_that_is_none_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let outbox = outbox(dir.path());
+    let id = TransferId::from_bits(9);
+    std::fs::write(dir.path().join("outbox").join(format!("{id}.json")), b"{").unwrap();
+    assert_eq!(outbox.load(id).unwrap_err().told().word, "outbox");
+}

@@ -1,0 +1,8 @@
+//! Sending: sets of files, and rows.
+
+pub mod collect;
+pub mod files;
+mod segment;
+
+#[cfg(test)]
+mod tests;
