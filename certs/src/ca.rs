@@ -1,6 +1,8 @@
 //! The gateway's own certificate authority. It says what an agent is called and nothing more; it signs two shapes of
 //! leaf and no other: the gateway's (server) and an agent's (client).
 
+pub use crate::chain::Validity;
+
 use crate::chain::{self, ChainError};
 use crate::key::{KeyError, SigningKey};
 use crate::os;
@@ -11,7 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, ServerName};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -28,9 +30,6 @@ pub const LEAF_VALID_MS: i64 = 30 * DAY_MS;
 
 /// How long the CA lives: it is pinned by agents, and changing it means inviting them anew.
 pub const CA_VALID_MS: i64 = 20 * 365 * DAY_MS;
-
-/// How far a certificate's beginning lies before its making, for a peer whose clock is behind.
-const BACKDATE_MS: i64 = 5 * 60 * 1000;
 
 /// Bytes of a signing request: one of ours takes under 400; it comes from outside.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
@@ -82,27 +81,6 @@ pub struct Authority {
     issuer: Issuer<'static, SigningKey>,
 }
 
-/// From when to when a certificate is good.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Validity {
-    /// First moment.
-    pub from: Timestamp,
-    /// Last moment.
-    pub until: Timestamp,
-}
-
-impl Validity {
-    /// From now (less what a peer's clock may be behind) for `valid_ms`.
-    pub fn starting(now: Timestamp, valid_ms: i64) -> Self {
-        Self { from: now.plus_ms(-BACKDATE_MS), until: now.plus_ms(valid_ms) }
-    }
-
-    /// When to renew: at two thirds, so that a third is left for a machine that is off or a gateway that is away.
-    pub fn renewal_due_at(&self) -> Timestamp {
-        self.until.plus_ms(-(self.until.0.saturating_sub(self.from.0) / 3))
-    }
-}
-
 impl Authority {
     /// Makes a CA for `domain` in a folder that has none.
     ///
@@ -110,6 +88,11 @@ impl Authority {
     /// `AlreadyExists` inside where there is one, and what the system says. Where it failed half way, the key is there
     /// and the certificate is not; a later call goes on with that key.
     pub fn create(dir: &Path, domain: &str, now: Timestamp, entropy: &dyn Entropy) -> Result<Self, CaError> {
+        // Agents' names are made of it, and it must not look like a part of one.
+        let is_name = matches!(ServerName::try_from(server_name(domain)), Ok(ServerName::DnsName(_)));
+        if !is_name || domain.is_empty() || domain.ends_with('.') {
+            return Err(CaError::BadName(domain.to_owned()));
+        }
         let certificate_file = dir.join(CA_CERTIFICATE_FILE);
         if certificate_file.exists() {
             let source = io::Error::from(io::ErrorKind::AlreadyExists);
@@ -376,6 +359,16 @@ mod tests {
         let other = CertificateParams::default().serialize_request(&ecdsa).unwrap();
         assert!(matches!(sign(other.der()), Err(CaError::BadRequest(_))));
         assert!(matches!(sign(&vec![0x30; REQUEST_BYTES_MAX + 1]), Err(CaError::BadRequest(_))));
+    }
+
+    #[test]
+    fn a_domain_is_a_name_of_dns() {
+        let dir = tempfile::tempdir().unwrap();
+        for bad in ["", "a.", "a b", "a/agency", "a..b", "政务", &"a.".repeat(130)] {
+            let made = Authority::create(dir.path(), bad, NOW, &OsEntropy::new());
+            assert!(matches!(made, Err(CaError::BadName(_))), "{bad:?}");
+        }
+        assert!(Authority::create(dir.path(), "localhost", NOW, &OsEntropy::new()).is_ok());
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! Chains of certificates as files, and what stands in one certificate.
 
-use crate::ca::Validity;
 use crate::os;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +11,30 @@ use std::path::Path;
 
 /// Bytes of a file of certificates: two of ours take under 2,000.
 const CERTIFICATE_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// How far a certificate's beginning lies before its making, for a peer whose clock is behind.
+const BACKDATE_MS: i64 = 5 * 60 * 1000;
+
+/// From when to when a certificate is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// First moment.
+    pub from: Timestamp,
+    /// Last moment.
+    pub until: Timestamp,
+}
+
+impl Validity {
+    /// From now (less what a peer's clock may be behind) for `valid_ms`.
+    pub fn starting(now: Timestamp, valid_ms: i64) -> Self {
+        Self { from: now.plus_ms(-BACKDATE_MS), until: now.plus_ms(valid_ms) }
+    }
+
+    /// When to renew: at two thirds, so that a third is left for a machine that is off or a gateway that is away.
+    pub fn renewal_due_at(&self) -> Timestamp {
+        self.until.plus_ms(-(self.until.0.saturating_sub(self.from.0) / 3))
+    }
+}
 
 /// Why a file gave no certificates.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +131,12 @@ mod tests {
         assert_eq!(public_key(&certificate(1)), Some(*key.public().as_bytes()));
         let other = rcgen::generate_simple_self_signed(vec!["a".to_owned()]).unwrap();
         assert_eq!(public_key(other.cert.der()), None, "not Ed25519");
+    }
+
+    #[test]
+    fn a_third_of_the_time_is_left_to_renew_in() {
+        let validity = Validity { from: Timestamp(1000), until: Timestamp(31_000) };
+        assert_eq!(validity.renewal_due_at(), Timestamp(21_000));
     }
 
     proptest! {

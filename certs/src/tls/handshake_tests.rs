@@ -314,6 +314,8 @@ async fn a_new_certificate_is_seen_by_new_connections_and_a_bad_one_by_none() {
     }
     let wrong_key = gateway.ca.sign_gateway(&key(5), month(), &OsEntropy::new()).unwrap();
     assert!(gateway.identity.replace(wrong_key, &key(4), NOW).is_err());
+    let lone = vec![chain[0].clone()];
+    assert!(gateway.identity.replace(lone, &key(4), NOW).is_err(), "joiners need the CA's certificate");
     let late = Timestamp(NOW.0 + LEAF_VALID_MS + 1000);
     assert!(gateway.identity.replace(chain.clone(), &key(4), late).is_err());
     assert_eq!(seen(&gateway.meet(gateway.agent()).await), seen(&first));
