@@ -315,3 +315,128 @@ async fn durability<B: Backend>(backend: &B) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    //! The suite catches backends that are wrong.
+
+    use super::super::{Head, MemoryState, Record, StoredLeaf};
+    use super::*;
+    use lingqu_protocol::merkle::{Hash, Node};
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Bug {
+        None,
+        IgnoresExpectations,
+        DropsALeaf,
+        ForgetsTheFilter,
+        RepeatsTheLastOfAPage,
+        KeepsPurged,
+        ForgetsHeads,
+        SwapsHashes,
+    }
+
+    struct Buggy(Arc<MemoryState>, Bug);
+
+    #[async_trait]
+    impl State for Buggy {
+        async fn get(&self, kind: Kind, id: &str) -> Result<Option<Record>, StateError> {
+            self.0.get(kind, id).await
+        }
+        async fn list(
+            &self,
+            kind: Kind,
+            filter: Filter,
+            after: Option<&str>,
+            limit: u32,
+        ) -> Result<Vec<Record>, StateError> {
+            let filter = if self.1 == Bug::ForgetsTheFilter { Filter::default() } else { filter };
+            let repeated = match after {
+                Some(id) if self.1 == Bug::RepeatsTheLastOfAPage && limit > 0 => self.0.get(kind, id).await?,
+                _ => None,
+            };
+            let mut page = self.0.list(kind, filter, after, limit).await?;
+            page.splice(0..0, repeated);
+            Ok(page)
+        }
+        async fn commit(&self, mut change: Change) -> Result<Committed, StateError> {
+            match self.1 {
+                Bug::IgnoresExpectations => {
+                    for write in &mut change.writes {
+                        let (Write::Put(_, expect) | Write::Delete(_, _, expect)) = write;
+                        *expect = Expect::Any;
+                    }
+                }
+                Bug::DropsALeaf if change.leaves.len() == 3 => drop(change.leaves.pop()),
+                Bug::KeepsPurged => change.purges.clear(),
+                _ => {}
+            }
+            self.0.commit(change).await
+        }
+        async fn head(&self) -> Result<Head, StateError> {
+            self.0.head().await
+        }
+        async fn root_at(&self, size: u64) -> Result<Option<Hash>, StateError> {
+            if self.1 == Bug::ForgetsHeads { Ok(None) } else { self.0.root_at(size).await }
+        }
+        async fn heads(&self, after: u64, limit: u32) -> Result<Vec<Head>, StateError> {
+            self.0.heads(after, limit).await
+        }
+        async fn leaf(&self, index: u64) -> Result<Option<StoredLeaf>, StateError> {
+            self.0.leaf(index).await
+        }
+        async fn leaves(&self, from: u64, limit: u32) -> Result<Vec<StoredLeaf>, StateError> {
+            self.0.leaves(from, limit).await
+        }
+        async fn hashes(&self, nodes: &[Node]) -> Result<Vec<Hash>, StateError> {
+            let mut hashes = self.0.hashes(nodes).await?;
+            if self.1 == Bug::SwapsHashes {
+                hashes.reverse();
+            }
+            Ok(hashes)
+        }
+    }
+
+    #[async_trait]
+    impl Backend for Bug {
+        type State = Buggy;
+        async fn open(&self) -> Arc<Buggy> {
+            Arc::new(Buggy(MemoryState::new(), *self))
+        }
+        async fn reopen(&self, state: Arc<Buggy>) -> Arc<Buggy> {
+            Arc::new(Buggy(state.0.crash(), *self))
+        }
+    }
+
+    /// Opens another, empty storage instead of the same.
+    struct Forgetful;
+
+    #[async_trait]
+    impl Backend for Forgetful {
+        type State = MemoryState;
+        async fn open(&self) -> Arc<MemoryState> {
+            MemoryState::new()
+        }
+        async fn reopen(&self, _: Arc<MemoryState>) -> Arc<MemoryState> {
+            MemoryState::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn planted_bugs_are_caught() {
+        assert_eq!(run(&Bug::None).await, Ok(()));
+        for (bug, case) in [
+            (Bug::IgnoresExpectations, "expectations: "),
+            (Bug::DropsALeaf, "ledger: "),
+            (Bug::ForgetsTheFilter, "paging: "),
+            (Bug::RepeatsTheLastOfAPage, "paging: "),
+            (Bug::KeepsPurged, "purge: "),
+            (Bug::ForgetsHeads, "empty: "),
+            (Bug::SwapsHashes, "ledger: "),
+        ] {
+            let found = run(&bug).await.err().unwrap_or_default();
+            assert!(found.starts_with(case), "{bug:?}: {found:?}");
+        }
+        assert!(run(&Forgetful).await.is_err_and(|found| found.starts_with("durability: ")));
+    }
+}

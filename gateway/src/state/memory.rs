@@ -113,7 +113,7 @@ impl MemoryState {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic elsewhere leaves whole values behind: changes are applied by one assignment.
+        // Nothing that holds the lock can panic between two of its writes.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -130,13 +130,9 @@ impl Inner {
         if self.poisoned {
             return Err(StateError::Poisoned);
         }
-        let mut next = self.visible.clone();
-        let committed = next.apply(change)?;
+        self.visible.check(&change.writes)?;
         match self.faults.pop_front() {
-            None => {
-                self.visible = next;
-                Ok(committed)
-            }
+            None => Ok(self.visible.apply(change)),
             Some(CommitFault::Full) => Err(StateError::Full),
             Some(CommitFault::Refused) => Err(StateError::Storage("injected".into())),
             Some(CommitFault::SyncLost) => {
@@ -144,8 +140,10 @@ impl Inner {
                 Err(StateError::Poisoned)
             }
             Some(CommitFault::SyncKept) => {
+                let mut kept = self.visible.clone();
+                kept.apply(change);
                 self.poisoned = true;
-                self.kept = Some(next);
+                self.kept = Some(kept);
                 Err(StateError::Poisoned)
             }
         }
@@ -153,23 +151,38 @@ impl Inner {
 }
 
 impl Durable {
-    fn apply(&mut self, change: Change) -> Result<Committed, StateError> {
+    /// Whether every write finds what it expects, those before it being done.
+    fn check(&self, writes: &[Write]) -> Result<(), StateError> {
+        let mut ahead: BTreeMap<(Kind, &str), Option<u64>> = BTreeMap::new();
+        for write in writes {
+            let (kind, id, expect, put) = match write {
+                Write::Put(draft, expect) => (draft.kind, draft.id.as_str(), *expect, true),
+                Write::Delete(kind, id, expect) => (*kind, id.as_str(), *expect, false),
+            };
+            let stored = || self.records.get(&(kind, id.to_owned())).map(|r| r.revision);
+            let found = ahead.get(&(kind, id)).copied().unwrap_or_else(stored);
+            if !holds(expect, found) {
+                return Err(StateError::Conflict { kind, id: id.to_owned() });
+            }
+            ahead.insert((kind, id), put.then(|| found.unwrap_or(0) + 1));
+        }
+        Ok(())
+    }
+
+    /// Does what was checked.
+    fn apply(&mut self, change: Change) -> Committed {
         let first_index = self.frontier.size();
         let size = first_index + change.leaves.len() as u64;
         let span = (!change.leaves.is_empty()).then_some(LedgerSpan { first_index, size });
         for write in change.writes {
-            let (key, expect, draft) = match write {
-                Write::Put(draft, expect) => ((draft.kind, draft.id.clone()), expect, Some(draft)),
-                Write::Delete(kind, id, expect) => ((kind, id), expect, None),
-            };
-            let over = self.records.get(&key).map(|r| r.revision);
-            if !holds(expect, over) {
-                return Err(StateError::Conflict { kind: key.0, id: key.1 });
+            match write {
+                Write::Delete(kind, id, _) => drop(self.records.remove(&(kind, id))),
+                Write::Put(draft, _) => {
+                    let key = (draft.kind, draft.id.clone());
+                    let over = self.records.get(&key).map(|r| r.revision);
+                    self.records.insert(key, Record::written(draft, over, span));
+                }
             }
-            match draft {
-                None => self.records.remove(&key),
-                Some(draft) => self.records.insert(key, Record::written(draft, over, span)),
-            };
         }
         for (index, leaf) in (first_index..).zip(change.leaves) {
             self.nodes.extend(self.frontier.append(leaf_hash(LEDGER_ALGORITHM, &leaf.bytes)));
@@ -185,7 +198,7 @@ impl Durable {
         if span.is_some() {
             self.heads.insert(size, root);
         }
-        Ok(Committed { first_index, size, root })
+        Committed { first_index, size, root }
     }
 }
 

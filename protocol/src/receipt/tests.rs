@@ -3,6 +3,9 @@
 use super::*;
 use crate::checkpoint::Signer;
 use crate::checkpoint::tests::Seeded;
+use crate::digest::Digest;
+use crate::ids::{EntryId, GrantId, TransferId};
+use crate::leaf::LeafKind;
 use crate::merkle::{Frontier, Plan};
 use proptest::prelude::*;
 use std::collections::HashMap;

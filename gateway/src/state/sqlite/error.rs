@@ -53,3 +53,61 @@ pub(super) fn signed(number: u64) -> i64 {
 pub(super) fn hash(bytes: &[u8]) -> Result<[u8; 32], StateError> {
     bytes.try_into().map_err(|_| StateError::Damaged(format!("a hash has {} bytes", bytes.len())))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::error::{DatabaseError, ErrorKind};
+    use std::borrow::Cow;
+    use std::error::Error;
+    use std::fmt;
+
+    #[derive(Debug)]
+    struct Code(i32);
+
+    impl fmt::Display for Code {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "code {}", self.0)
+        }
+    }
+
+    impl Error for Code {}
+
+    impl DatabaseError for Code {
+        fn message(&self) -> &str {
+            "as SQLite says"
+        }
+        fn code(&self) -> Option<Cow<'_, str>> {
+            Some(self.0.to_string().into())
+        }
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+    }
+
+    #[test]
+    fn a_failed_sync_poisons_wherever_it_comes() {
+        let error = |code| sqlx::Error::Database(Box::new(Code(code)));
+        for code in [IOERR_FSYNC, IOERR_DIR_FSYNC] {
+            assert_eq!(failed(error(code)), StateError::Poisoned);
+            assert_eq!(commit_failed(error(code)), StateError::Poisoned);
+        }
+        // A failed write (SQLITE_IOERR_WRITE) before the commit is clean; in it, the log may hold the commit.
+        assert!(matches!(failed(error(778)), StateError::Storage(_)));
+        assert_eq!(commit_failed(error(778)), StateError::Poisoned);
+        assert_eq!(commit_failed(sqlx::Error::WorkerCrashed), StateError::Poisoned);
+        assert_eq!(failed(error(FULL)), StateError::Full);
+        assert_eq!(commit_failed(error(FULL)), StateError::Full);
+        assert!(matches!(commit_failed(error(BUSY)), StateError::Storage(_)));
+        assert!(matches!(failed(error(CORRUPT)), StateError::Damaged(_)));
+    }
+}
