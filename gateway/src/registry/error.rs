@@ -110,13 +110,8 @@ pub enum Refusal {
     #[error("the entry {0} is not shared (article 15)")]
     NotShared(String),
     /// Asked for what the entry does not offer.
-    #[error("the entry does not offer the {what} {name:?}")]
-    NotOffered {
-        /// `column`, `purpose` or `method`.
-        what: &'static str,
-        /// Which.
-        name: String,
-    },
+    #[error("the application does not fit its entry: {0}")]
+    NotOffered(String),
     /// An answer that grants what was not asked for.
     #[error("the answer's scope is wider than what was asked for: {0}")]
     Wider(String),
@@ -325,7 +320,7 @@ impl Refusal {
                 "read its reason in `lingqu catalogue show`",
                 "用 catalogue show 查看理由",
             ),
-            Self::NotOffered { .. } => reading(
+            Self::NotOffered(_) => reading(
                 Denied,
                 "not_offered",
                 "目录未提供所申请的内容",

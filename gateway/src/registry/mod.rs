@@ -2,7 +2,7 @@
 //!
 //! The machines ([`agency`], [`officer`], [`invitation`], [`agent`], [`entry`], [`application`], [`grant`], [`stop`]) are
 //! pure: what stands now, a command, who and when give what stands next and a [`fact`] for the ledger, or a refusal that
-//! says whose fault it is. A service puts them to work: transition, one commit of records and leaves, then publish to
+//! says whose fault it is. [`Registry`] puts them to work: transition, one commit of records and leaves, then publish to
 //! the gate. What narrows is published first and committed after.
 
 pub mod agency;
@@ -13,8 +13,25 @@ pub mod error;
 pub mod fact;
 pub mod grant;
 pub mod invitation;
+mod leaf;
 pub mod officer;
+mod operator;
+pub mod paper;
+mod papers;
+mod people;
+pub mod port;
+mod reads;
+pub mod record;
+pub mod service;
 pub mod stop;
+pub mod terms;
 pub mod text;
+mod views;
 
 pub use error::{Refusal, RegistryError};
+pub use operator::INVITATION_TTL_MS_MAX;
+pub use papers::Taken;
+pub use people::Certified;
+pub use port::{Publish, Update};
+pub use reads::{PAGE_RECORDS_MAX, Page};
+pub use service::{Identity, OpenInvitations, Registry};

@@ -1,0 +1,58 @@
+//! Where the registry hands on what is in force. The gate stands behind this port; a command that works without a
+//! running gateway has nobody to tell.
+
+use super::agency::Agency;
+use super::agent::Agent;
+use super::grant::Grant;
+use super::stop::{Selector, Stop};
+use lingqu_protocol::agency::CreditCode;
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::ids::EntryId;
+use lingqu_protocol::scope::Scope;
+use std::sync::Arc;
+
+/// An entry as the gate needs it.
+#[derive(Clone, Debug)]
+pub struct EntryUpdate {
+    /// Its id.
+    pub id: EntryId,
+    /// Its code, once it was published.
+    pub code: Option<String>,
+    /// Whose data it is.
+    pub provider: CreditCode,
+    /// The text in force; where none was published yet, the latest.
+    pub spec: Arc<EntrySpec>,
+    /// Whether it is published.
+    pub published: bool,
+}
+
+/// One change of what is in force.
+#[derive(Clone, Debug)]
+pub enum Update {
+    /// A new or changed agency.
+    Agency(Agency),
+    /// A new or changed agent.
+    Agent(Agent),
+    /// A new or changed entry.
+    Entry(EntryUpdate),
+    /// A new or changed grant.
+    Grant(Box<Grant>, Arc<Scope>),
+    /// A stop.
+    Stop(Stop),
+    /// The end of a stop.
+    Resume(Selector),
+}
+
+/// Puts changes in force. What they narrow is cut before the call returns.
+pub trait Publish: Send + Sync + 'static {
+    /// Puts `updates` in force together.
+    fn publish(&self, updates: Vec<Update>);
+}
+
+/// Nobody: for a command that works on the folder while no gateway serves it.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody;
+
+impl Publish for Nobody {
+    fn publish(&self, _: Vec<Update>) {}
+}

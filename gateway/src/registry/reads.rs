@@ -1,0 +1,276 @@
+//! Reading: what exists for one peer. Published entries exist for everyone; applications and grants for the two sides and
+//! the authority; to all others they are not found.
+
+use super::agency::Agency;
+use super::agent::Agent;
+use super::application::{Application, ApplicationStatus};
+use super::entry::{Entry, Latest};
+use super::error::{Refusal, RegistryError};
+use super::grant::Grant;
+use super::papers::visible;
+use super::record::{self, Stored};
+use super::service::{Found, Registry, stored_spec};
+use super::{terms, views};
+use crate::state::{Filter, LIST_MAX};
+use lingqu_protocol::agency::AgentId;
+use lingqu_protocol::host::Timestamp;
+use serde_json::{Value, json};
+
+/// Records of one page: a screen or two, and a message that is answered at once.
+pub const PAGE_RECORDS_MAX: usize = 100;
+
+/// Bytes of JSON after which a page ends: half of what a control message holds, so that the last record fits too.
+const PAGE_BYTES: usize = 512 * 1024;
+
+/// A page of records.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Page {
+    /// Ids and JSON documents, in the order of the ids.
+    pub records: Vec<(String, Value)>,
+    /// Where the next page starts; empty at the end.
+    pub next: String,
+}
+
+/// A page being filled.
+#[derive(Default)]
+struct Filling {
+    page: Page,
+    bytes: usize,
+}
+
+impl Filling {
+    fn is_full(&self) -> bool {
+        self.page.records.len() >= PAGE_RECORDS_MAX || self.bytes >= PAGE_BYTES
+    }
+
+    fn push(&mut self, id: String, json: Value) {
+        self.bytes += json.to_string().len();
+        self.page.records.push((id, json));
+    }
+
+    /// The page, with more behind it.
+    fn cut(mut self) -> Page {
+        self.page.next = self.page.records.last().map(|(id, _)| id.clone()).unwrap_or_default();
+        self.page
+    }
+}
+
+impl Registry {
+    /// Records of `kind` (`catalogue`, `application`, `grant`, `inbox`, `status`) that exist for `peer`: one where an id
+    /// is given, else a page of those after `after`.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`], [`Refusal::UnknownKind`], [`Refusal::Stopped`]; or ours.
+    pub async fn read(&self, peer: &AgentId, kind: &str, id: &str, after: &str) -> Result<Page, RegistryError> {
+        let agency = self.participant(peer).await?;
+        let now = self.clock.wall();
+        match (kind, id) {
+            ("catalogue", "") => self.catalogue(&agency, after).await,
+            ("catalogue", id) => self.one_entry(&agency, id).await,
+            ("application", "") => {
+                self.both_sides::<Application>(&agency, after, |a| Ok(views::application(a))).await
+            }
+            ("application", id) => self.one_application(&agency, id).await,
+            ("grant", "") => self.both_sides::<Grant>(&agency, after, |g| grant_view(g, now)).await,
+            ("grant", id) => self.one_grant(&agency, id, now).await,
+            ("inbox", _) => self.inbox(&agency, after).await,
+            ("status", _) => self.status(peer, &agency, now).await,
+            (other, _) => Err(Refusal::UnknownKind(other.chars().take(80).collect()).into()),
+        }
+    }
+
+    async fn catalogue(&self, agency: &Agency, after: &str) -> Result<Page, RegistryError> {
+        let mut filling = Filling::default();
+        let more = self
+            .scan(Filter::default(), after, &mut filling, async |entry: Entry| {
+                if !visible(&entry, agency) {
+                    return Ok(None);
+                }
+                let spec = stored_spec(entry.id, &self.toml_for(&entry, agency).await?)?;
+                Ok(Some(views::entry(&entry, &spec, knows(&entry, agency))))
+            })
+            .await?;
+        Ok(if more { filling.cut() } else { filling.page })
+    }
+
+    async fn one_entry(&self, agency: &Agency, id: &str) -> Result<Page, RegistryError> {
+        let entry = self.find_entry(id).await?.filter(|entry| visible(entry, agency));
+        let entry = entry.ok_or_else(|| Refusal::not_found("entry", id))?;
+        let toml = self.toml_for(&entry, agency).await?;
+        let spec = stored_spec(entry.id, &toml)?;
+        let provider = self.agency(entry.provider).await?;
+        let mut json = views::entry(&entry, &spec, knows(&entry, agency));
+        if let Some(fields) = json.as_object_mut() {
+            fields.insert("toml".into(), toml.into());
+            fields.insert("provider_name".into(), provider.name.into());
+        }
+        Ok(one(entry.id.to_string(), json))
+    }
+
+    async fn one_application(&self, agency: &Agency, id: &str) -> Result<Page, RegistryError> {
+        let found: Option<Found<Application>> = self.find(id).await?;
+        let application = found.map(|f| f.thing).filter(|a| is_side(a.requester, a.provider, agency));
+        let application = application.ok_or_else(|| Refusal::not_found("application", id))?;
+        let mut json = views::application(&application);
+        if let Some(fields) = json.as_object_mut() {
+            fields.insert("toml".into(), application.toml.clone().into());
+        }
+        Ok(one(id.to_owned(), json))
+    }
+
+    async fn one_grant(&self, agency: &Agency, id: &str, now: Timestamp) -> Result<Page, RegistryError> {
+        let found: Option<Found<Grant>> = self.find(id).await?;
+        let grant = found.map(|f| f.thing).filter(|g| is_side(g.requester, g.provider, agency));
+        let grant = grant.ok_or_else(|| Refusal::not_found("grant", id))?;
+        let mut json = grant_view(&grant, now)?;
+        if let Some(fields) = json.as_object_mut() {
+            fields.insert("scope".into(), views::scope(&terms::granted(&grant)?));
+        }
+        Ok(one(id.to_owned(), json))
+    }
+
+    /// What waits for an act of this agency: applications to answer, entries to review, own entries that were returned.
+    async fn inbox(&self, agency: &Agency, after: &str) -> Result<Page, RegistryError> {
+        let mut filling = Filling::default();
+        // Ids of applications come before those of entries, so one cursor goes through both.
+        if !after.starts_with("entry-") {
+            let to_answer = Filter { parent: Some(agency.code.to_string()), ..Filter::default() };
+            let more = self
+                .scan(to_answer, after, &mut filling, async |a: Application| {
+                    let waits = a.status == ApplicationStatus::Submitted;
+                    Ok(waits.then(|| views::waiting("answer", views::application(&a))))
+                })
+                .await?;
+            if more {
+                return Ok(filling.cut());
+            }
+        }
+        let own = Filter { agency: Some(agency.code.to_string()), ..Filter::default() };
+        let entries = if agency.authority { Filter::default() } else { own };
+        let from = if after.starts_with("entry-") { after } else { "" };
+        let more = self
+            .scan(entries, from, &mut filling, async |entry: Entry| {
+                let act = match entry.is {
+                    Latest::Submitted if agency.authority => "review",
+                    Latest::Returned { .. } if entry.provider == agency.code => "submit_again",
+                    _ => return Ok(None),
+                };
+                let spec = stored_spec(entry.id, &self.toml_for(&entry, agency).await?)?;
+                Ok(Some(views::waiting(act, views::entry(&entry, &spec, true))))
+            })
+            .await?;
+        Ok(if more { filling.cut() } else { filling.page })
+    }
+
+    async fn status(&self, peer: &AgentId, agency: &Agency, now: Timestamp) -> Result<Page, RegistryError> {
+        let unknown = || Refusal::not_found("agent", &peer.to_string());
+        let agent: Found<Agent> = self.find(&peer.to_string()).await?.ok_or_else(unknown)?;
+        let mut json = views::agency(agency);
+        if let Some(fields) = json.as_object_mut() {
+            let identity = self.identity();
+            fields.insert("id".into(), peer.to_string().into());
+            fields.insert("agency".into(), agency.code.to_string().into());
+            fields.insert("gateway".into(), identity.gateway.to_string().into());
+            fields.insert("domain".into(), identity.domain.clone().into());
+            fields.insert("status".into(), agent.thing.status.word().into());
+            fields.insert("now".into(), now.to_rfc3339().into());
+            let latest = agent.thing.certificates.last();
+            let certificate = latest.map(|c| {
+                json!({ "fingerprint": c.fingerprint.to_string(), "not_after": c.not_after.to_rfc3339() })
+            });
+            fields.insert("certificate".into(), certificate.into());
+        }
+        Ok(one(peer.to_string(), json))
+    }
+
+    /// The text of an entry that `agency` sees: the latest for its provider and the authority, for others the one in force.
+    async fn toml_for(&self, entry: &Entry, agency: &Agency) -> Result<String, RegistryError> {
+        match &entry.published {
+            Some(published) if entry.is == Latest::Published || !knows(entry, agency) => Ok(published.toml.clone()),
+            _ => self.latest_toml(entry).await,
+        }
+    }
+
+    /// Fills a page with the things under `filter` that `view` gives a view of. Says whether there may be more.
+    async fn scan<T: Stored>(
+        &self,
+        filter: Filter,
+        after: &str,
+        filling: &mut Filling,
+        mut view: impl AsyncFnMut(T) -> Result<Option<Value>, RegistryError>,
+    ) -> Result<bool, RegistryError> {
+        let mut after = (!after.is_empty()).then(|| after.to_owned());
+        loop {
+            let limit = PAGE_RECORDS_MAX as u32;
+            let page = self.state.list(T::KIND, filter.clone(), after.as_deref(), limit).await?;
+            let last = page.len() < limit as usize;
+            for record in page {
+                if filling.is_full() {
+                    return Ok(true);
+                }
+                after = Some(record.id.clone());
+                if let Some(json) = view(record::thing(&record)?).await? {
+                    filling.push(record.id, json);
+                }
+            }
+            if last {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// A page of the things that belong to an agency or hang on it; of all for the authority.
+    async fn both_sides<T: Stored>(
+        &self,
+        agency: &Agency,
+        after: &str,
+        view: impl Fn(&T) -> Result<Value, RegistryError>,
+    ) -> Result<Page, RegistryError> {
+        let code = Some(agency.code.to_string());
+        let filters = if agency.authority {
+            vec![Filter::default()]
+        } else {
+            vec![
+                Filter { agency: code.clone(), ..Filter::default() },
+                Filter { parent: code, ..Filter::default() },
+            ]
+        };
+        let after = (!after.is_empty()).then_some(after);
+        let mut records = std::collections::BTreeMap::new();
+        // One more than a page from each side, so that the page is known to be the last or not.
+        let limit = (PAGE_RECORDS_MAX as u32 + 1).min(LIST_MAX);
+        for filter in filters {
+            let page = self.state.list(T::KIND, filter, after, limit).await?;
+            records.extend(page.into_iter().map(|record| (record.id.clone(), record)));
+        }
+        let mut filling = Filling::default();
+        for (id, record) in records {
+            if filling.is_full() {
+                return Ok(filling.cut());
+            }
+            filling.push(id, view(&record::thing(&record)?)?);
+        }
+        Ok(filling.page)
+    }
+}
+
+fn grant_view(grant: &Grant, now: Timestamp) -> Result<Value, RegistryError> {
+    Ok(views::grant(grant, &terms::granted(grant)?, now))
+}
+
+fn one(id: String, json: Value) -> Page {
+    Page { records: vec![(id, json)], next: String::new() }
+}
+
+/// Whether `agency` knows of texts that are not in force.
+fn knows(entry: &Entry, agency: &Agency) -> bool {
+    entry.provider == agency.code || agency.authority
+}
+
+fn is_side(
+    requester: lingqu_protocol::agency::CreditCode,
+    provider: lingqu_protocol::agency::CreditCode,
+    agency: &Agency,
+) -> bool {
+    requester == agency.code || provider == agency.code || agency.authority
+}
