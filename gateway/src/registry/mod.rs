@@ -20,6 +20,7 @@ pub mod paper;
 mod papers;
 mod people;
 pub mod port;
+mod publish;
 mod reads;
 pub mod record;
 pub mod service;
@@ -35,3 +36,6 @@ pub use people::Certified;
 pub use port::{Publish, Update};
 pub use reads::{PAGE_RECORDS_MAX, Page};
 pub use service::{Identity, OpenInvitations, Registry};
+
+#[cfg(test)]
+pub(crate) mod tests;

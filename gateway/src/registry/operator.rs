@@ -10,7 +10,7 @@ use super::officer;
 use super::paper::Paper;
 use super::port::Update;
 use super::record;
-use super::service::{Found, Registry, Tx, expect};
+use super::service::{Found, Registry, Tx, expect, retried};
 use super::stop::{Selector, Stop};
 use super::{text, views};
 use crate::state::{Expect, Filter, Kind, LIST_MAX};
@@ -32,7 +32,7 @@ impl Registry {
     /// # Errors
     /// What is wrong with the statement; ours.
     pub async fn agency_add(&self, envelope: &Envelope) -> Result<Value, RegistryError> {
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             let opened = match self.open_statement::<AgencyBody>(envelope, now).await? {
                 Statements::Seen(answer) => return Ok(answer),
@@ -53,7 +53,6 @@ impl Registry {
             tx.publish(Update::Agency(next));
             self.finish_statement(tx, &opened, envelope, &fact, answer, now).await
         })
-        .await
     }
 
     /// Takes the root's statement of an officer.
@@ -61,7 +60,7 @@ impl Registry {
     /// # Errors
     /// What is wrong with the statement; ours.
     pub async fn officer_add(&self, envelope: &Envelope) -> Result<Value, RegistryError> {
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             let opened = match self.open_statement::<OfficerBody>(envelope, now).await? {
                 Statements::Seen(answer) => return Ok(answer),
@@ -81,7 +80,6 @@ impl Registry {
             let answer = json!({ "id": keyid, "agency": body.agency, "name": body.name, "role": body.role });
             self.finish_statement(tx, &opened, envelope, &fact, answer, now).await
         })
-        .await
     }
 
     /// Invites an agent; the line that it joins with. An agent that lost its key is invited again.
@@ -94,7 +92,7 @@ impl Registry {
             return Err(Refusal::Text { what: "the time that an invitation is open", problem }.into());
         }
         let identity = self.identity();
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             self.agency(agent.agency).await?;
             let ours = |e: &dyn std::fmt::Display| RegistryError::Ours(e.to_string());
@@ -111,7 +109,6 @@ impl Registry {
             Ok(json!({ "id": agent.to_string(), "invitation": line.to_string(),
                 "expires_at": expires_at.to_rfc3339() }))
         })
-        .await
     }
 
     /// 临时阻断: stops at once. The gate acts first; where the commit fails it stays stopped until this process ends.
@@ -132,7 +129,7 @@ impl Registry {
             // Whether it exists is not asked: what is stopped before it exists stays stopped.
             _ => self.gate.publish(vec![Update::Stop(stop)]),
         }
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             let mut tx = Tx::default();
             let fact = if let Selector::Agent(id) = selector {
@@ -141,6 +138,10 @@ impl Registry {
                 agent.thing.block(&reason, now).map(|(next, fact)| (Written::Agent(next), agent.expect, fact))
             } else {
                 let current: Option<Found<Stop>> = self.find(&selector.to_string()).await?;
+                if let Some(standing) = &current {
+                    // Its reason is the one that was recorded.
+                    self.gate.publish(vec![Update::Stop(standing.thing.clone())]);
+                }
                 let made = Stop::make(current.as_ref().map(|c| &c.thing), selector, &reason, now)?;
                 made.map(|(next, fact)| (Written::Stop(next), Expect::Absent, fact))
             };
@@ -160,7 +161,6 @@ impl Registry {
             }
             Ok(json!({ "id": selector.to_string(), "status": "stopped" }))
         })
-        .await
     }
 
     /// Lifts a stop.
@@ -169,7 +169,7 @@ impl Registry {
     /// Nothing stopped, a bad reason; ours.
     pub async fn resume(&self, selector: &Selector, reason: &str) -> Result<Value, RegistryError> {
         let reason = text::reason(reason)?;
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             let mut tx = Tx::default();
             let fact = if let Selector::Agent(id) = selector {
@@ -190,7 +190,6 @@ impl Registry {
             self.commit(tx).await?;
             Ok(json!({ "id": selector.to_string(), "status": "resumed" }))
         })
-        .await
     }
 
     /// A page of all agencies after `after`, with where the next starts.
@@ -212,8 +211,10 @@ impl Registry {
     /// Ours.
     pub async fn stops(&self) -> Result<Vec<Value>, RegistryError> {
         let page = self.state.list(Kind::Stop, Filter::default(), None, LIST_MAX).await?;
-        let view = |stop: Stop| json!({ "id": stop.selector.to_string(), "reason": stop.reason,
-            "since": stop.since.to_rfc3339() });
+        let view = |stop: Stop| {
+            json!({ "id": stop.selector.to_string(), "reason": stop.reason,
+            "since": stop.since.to_rfc3339() })
+        };
         page.iter().map(|record| Ok(view(record::thing(record)?))).collect()
     }
 

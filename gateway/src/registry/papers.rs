@@ -8,7 +8,7 @@ use super::fact::{Actor, Fact};
 use super::grant::{Grant, SignedAct};
 use super::officer::Officer;
 use super::paper::{CodeClaim, Paper};
-use super::service::{Found, Registry, Tx, expect, grant_update, stored_spec};
+use super::service::{Found, Registry, Tx, expect, grant_update, retried, stored_spec};
 use super::stop::Selector;
 use super::terms;
 use crate::state::Expect;
@@ -62,15 +62,16 @@ impl Registry {
     /// [`RegistryError::Refused`] with what is wrong with it, or ours. Nothing was changed.
     pub async fn take_document(&self, peer: &AgentId, envelope: &[u8]) -> Result<Taken, RegistryError> {
         let envelope = Envelope::from_json(envelope).map_err(|e| Refusal::Document(e.to_string()))?;
-        self.retried(async || match envelope.payload_type.as_str() {
-            EntryBody::TYPE => self.submit_entry(self.open(peer, &envelope).await?).await,
-            ReviewBody::TYPE => self.review(self.open(peer, &envelope).await?).await,
-            ApplicationBody::TYPE => self.apply(self.open(peer, &envelope).await?).await,
-            AnswerBody::TYPE => self.answer(self.open(peer, &envelope).await?).await,
-            GrantActBody::TYPE => self.act(self.open(peer, &envelope).await?).await,
-            other => Err(Refusal::DocumentType(other.chars().take(80).collect()).into()),
+        retried!(self, {
+            match envelope.payload_type.as_str() {
+                EntryBody::TYPE => self.submit_entry(self.open(peer, &envelope).await?).await,
+                ReviewBody::TYPE => self.review(self.open(peer, &envelope).await?).await,
+                ApplicationBody::TYPE => self.apply(self.open(peer, &envelope).await?).await,
+                AnswerBody::TYPE => self.answer(self.open(peer, &envelope).await?).await,
+                GrantActBody::TYPE => self.act(self.open(peer, &envelope).await?).await,
+                other => Err(Refusal::DocumentType(other.chars().take(80).collect()).into()),
+            }
         })
-        .await
     }
 
     async fn submit_entry(&self, opened: OpenedOrSeen<EntryBody>) -> Result<Taken, RegistryError> {
@@ -91,8 +92,7 @@ impl Registry {
             predecessor: signed.predecessor(),
         };
         let standing = current.as_ref().map(|c| &c.thing);
-        let (entry, fact) =
-            Entry::submit(standing, body.entry, provider, spec.code.as_ref(), submission, signed.now)?;
+        let (entry, fact) = Entry::submit(standing, body.entry, provider, spec.code.as_ref(), submission, signed.now)?;
         let mut tx = Tx::default();
         tx.put(&entry, expect(current.as_ref()), signed.now)?;
         if entry.published.is_none() {
@@ -200,8 +200,7 @@ impl Registry {
                 let grant = Grant::make(application, *id, scope_toml.as_deref(), signed.digest(), signed.now)?;
                 let entry = self.find_entry(&application.entry.to_string()).await?;
                 let published = entry.and_then(|e| e.published);
-                let published =
-                    published.ok_or_else(|| Refusal::not_found("entry", &application.entry.to_string()))?;
+                let published = published.ok_or_else(|| Refusal::not_found("entry", &application.entry.to_string()))?;
                 let spec = stored_spec(application.entry, &published.toml)?;
                 terms::answered(&application.toml, scope_toml.as_deref(), &spec)?;
                 if self.find::<Grant>(&id.to_string()).await?.is_some() {

@@ -7,7 +7,7 @@ use super::fact::Actor;
 use super::grant::Grant;
 use super::invitation::Invitation;
 use super::port::Update;
-use super::service::{Found, Registry, Tx, expect, grant_update};
+use super::service::{Found, Registry, Tx, expect, grant_update, retried};
 use super::stop::Selector;
 use lingqu_certs::ca::{CaError, Validity};
 use lingqu_certs::chain;
@@ -34,7 +34,7 @@ impl Registry {
     /// [`Refusal::Invitation`], [`Refusal::Csr`], [`Refusal::Stopped`], or ours.
     pub async fn join(&self, invitation: &[u8; 32], csr_der: &[u8]) -> Result<Certified, RegistryError> {
         let id = PublicKey::from_bytes(*invitation).key_id().to_string();
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             let unknown = || Refusal::Invitation("is not known here");
             let invited: Found<Invitation> = self.find(&id).await?.ok_or_else(unknown)?;
@@ -53,7 +53,6 @@ impl Registry {
             self.commit(tx).await?;
             Ok(Certified { agent: agent_id, chain_der })
         })
-        .await
     }
 
     /// Another certificate for an agent over its own connection.
@@ -61,7 +60,7 @@ impl Registry {
     /// # Errors
     /// [`Refusal::Csr`], [`Refusal::Stopped`], or ours.
     pub async fn renew(&self, peer: &AgentId, csr_der: &[u8]) -> Result<Certified, RegistryError> {
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             self.participant(peer).await?;
             let unknown = || Refusal::not_found("agent", &peer.to_string());
@@ -75,7 +74,6 @@ impl Registry {
             self.commit(tx).await?;
             Ok(Certified { agent: peer.clone(), chain_der })
         })
-        .await
     }
 
     /// 暂停: suspends a grant at once, on the word of an agent of its provider or of the authority. The gate acts first;
@@ -95,7 +93,7 @@ impl Registry {
         if let Some((next, _)) = suspended(&first, self.clock.wall())? {
             self.gate.publish(vec![grant_update(next)?]);
         }
-        self.retried(async || {
+        retried!(self, {
             let now = self.clock.wall();
             let current: Found<Grant> = self.find(grant).await?.ok_or_else(unknown)?;
             if let Some((next, fact)) = suspended(&current, now)? {
@@ -107,7 +105,6 @@ impl Registry {
             }
             Ok(json!({ "id": grant, "status": "suspended" }))
         })
-        .await
     }
 
     fn certificate(

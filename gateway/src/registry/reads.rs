@@ -9,7 +9,7 @@ use super::error::{Refusal, RegistryError};
 use super::grant::Grant;
 use super::papers::visible;
 use super::record::{self, Stored};
-use super::service::{Found, Registry, stored_spec};
+use super::service::{Cursor, Found, Registry, stored_spec};
 use super::{terms, views};
 use crate::state::{Filter, LIST_MAX};
 use lingqu_protocol::agency::AgentId;
@@ -67,9 +67,7 @@ impl Registry {
         match (kind, id) {
             ("catalogue", "") => self.catalogue(&agency, after).await,
             ("catalogue", id) => self.one_entry(&agency, id).await,
-            ("application", "") => {
-                self.both_sides::<Application>(&agency, after, |a| Ok(views::application(a))).await
-            }
+            ("application", "") => self.both_sides::<Application>(&agency, after, |a| Ok(views::application(a))).await,
             ("application", id) => self.one_application(&agency, id).await,
             ("grant", "") => self.both_sides::<Grant>(&agency, after, |g| grant_view(g, now)).await,
             ("grant", id) => self.one_grant(&agency, id, now).await,
@@ -81,16 +79,17 @@ impl Registry {
 
     async fn catalogue(&self, agency: &Agency, after: &str) -> Result<Page, RegistryError> {
         let mut filling = Filling::default();
-        let more = self
-            .scan(Filter::default(), after, &mut filling, async |entry: Entry| {
-                if !visible(&entry, agency) {
-                    return Ok(None);
+        let (everything, mut pages) = (Filter::default(), Cursor::after(after));
+        while let Some(page) = self.next_page::<Entry>(&everything, &mut pages).await? {
+            for entry in page.iter().filter(|entry| visible(entry, agency)) {
+                if filling.is_full() {
+                    return Ok(filling.cut());
                 }
-                let spec = stored_spec(entry.id, &self.toml_for(&entry, agency).await?)?;
-                Ok(Some(views::entry(&entry, &spec, knows(&entry, agency))))
-            })
-            .await?;
-        Ok(if more { filling.cut() } else { filling.page })
+                let spec = stored_spec(entry.id, &self.toml_for(entry, agency).await?)?;
+                filling.push(entry.id.to_string(), views::entry(entry, &spec, knows(entry, agency)));
+            }
+        }
+        Ok(filling.page)
     }
 
     async fn one_entry(&self, agency: &Agency, id: &str) -> Result<Page, RegistryError> {
@@ -135,31 +134,34 @@ impl Registry {
         // Ids of applications come before those of entries, so one cursor goes through both.
         if !after.starts_with("entry-") {
             let to_answer = Filter { parent: Some(agency.code.to_string()), ..Filter::default() };
-            let more = self
-                .scan(to_answer, after, &mut filling, async |a: Application| {
-                    let waits = a.status == ApplicationStatus::Submitted;
-                    Ok(waits.then(|| views::waiting("answer", views::application(&a))))
-                })
-                .await?;
-            if more {
-                return Ok(filling.cut());
+            let mut pages = Cursor::after(after);
+            while let Some(page) = self.next_page::<Application>(&to_answer, &mut pages).await? {
+                for application in page.iter().filter(|a| a.status == ApplicationStatus::Submitted) {
+                    if filling.is_full() {
+                        return Ok(filling.cut());
+                    }
+                    filling.push(application.id.to_string(), views::waiting("answer", views::application(application)));
+                }
             }
         }
         let own = Filter { agency: Some(agency.code.to_string()), ..Filter::default() };
         let entries = if agency.authority { Filter::default() } else { own };
-        let from = if after.starts_with("entry-") { after } else { "" };
-        let more = self
-            .scan(entries, from, &mut filling, async |entry: Entry| {
+        let mut pages = Cursor::after(if after.starts_with("entry-") { after } else { "" });
+        while let Some(page) = self.next_page::<Entry>(&entries, &mut pages).await? {
+            for entry in page {
                 let act = match entry.is {
                     Latest::Submitted if agency.authority => "review",
                     Latest::Returned { .. } if entry.provider == agency.code => "submit_again",
-                    _ => return Ok(None),
+                    _ => continue,
                 };
+                if filling.is_full() {
+                    return Ok(filling.cut());
+                }
                 let spec = stored_spec(entry.id, &self.toml_for(&entry, agency).await?)?;
-                Ok(Some(views::waiting(act, views::entry(&entry, &spec, true))))
-            })
-            .await?;
-        Ok(if more { filling.cut() } else { filling.page })
+                filling.push(entry.id.to_string(), views::waiting(act, views::entry(&entry, &spec, true)));
+            }
+        }
+        Ok(filling.page)
     }
 
     async fn status(&self, peer: &AgentId, agency: &Agency, now: Timestamp) -> Result<Page, RegistryError> {
@@ -175,9 +177,8 @@ impl Registry {
             fields.insert("status".into(), agent.thing.status.word().into());
             fields.insert("now".into(), now.to_rfc3339().into());
             let latest = agent.thing.certificates.last();
-            let certificate = latest.map(|c| {
-                json!({ "fingerprint": c.fingerprint.to_string(), "not_after": c.not_after.to_rfc3339() })
-            });
+            let certificate = latest
+                .map(|c| json!({ "fingerprint": c.fingerprint.to_string(), "not_after": c.not_after.to_rfc3339() }));
             fields.insert("certificate".into(), certificate.into());
         }
         Ok(one(peer.to_string(), json))
@@ -191,49 +192,18 @@ impl Registry {
         }
     }
 
-    /// Fills a page with the things under `filter` that `view` gives a view of. Says whether there may be more.
-    async fn scan<T: Stored>(
-        &self,
-        filter: Filter,
-        after: &str,
-        filling: &mut Filling,
-        mut view: impl AsyncFnMut(T) -> Result<Option<Value>, RegistryError>,
-    ) -> Result<bool, RegistryError> {
-        let mut after = (!after.is_empty()).then(|| after.to_owned());
-        loop {
-            let limit = PAGE_RECORDS_MAX as u32;
-            let page = self.state.list(T::KIND, filter.clone(), after.as_deref(), limit).await?;
-            let last = page.len() < limit as usize;
-            for record in page {
-                if filling.is_full() {
-                    return Ok(true);
-                }
-                after = Some(record.id.clone());
-                if let Some(json) = view(record::thing(&record)?).await? {
-                    filling.push(record.id, json);
-                }
-            }
-            if last {
-                return Ok(false);
-            }
-        }
-    }
-
     /// A page of the things that belong to an agency or hang on it; of all for the authority.
     async fn both_sides<T: Stored>(
         &self,
         agency: &Agency,
         after: &str,
-        view: impl Fn(&T) -> Result<Value, RegistryError>,
+        view: impl Fn(&T) -> Result<Value, RegistryError> + Send,
     ) -> Result<Page, RegistryError> {
         let code = Some(agency.code.to_string());
         let filters = if agency.authority {
             vec![Filter::default()]
         } else {
-            vec![
-                Filter { agency: code.clone(), ..Filter::default() },
-                Filter { parent: code, ..Filter::default() },
-            ]
+            vec![Filter { agency: code.clone(), ..Filter::default() }, Filter { parent: code, ..Filter::default() }]
         };
         let after = (!after.is_empty()).then_some(after);
         let mut records = std::collections::BTreeMap::new();

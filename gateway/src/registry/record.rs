@@ -216,12 +216,8 @@ impl Stored for Agent {
         Some(self.id.agency.to_string())
     }
     fn to_row(&self) -> AgentRow {
-        let issued = |i: &Issued| IssuedRow {
-            fingerprint: i.fingerprint,
-            key: i.key,
-            at: i.at.0,
-            not_after: i.not_after.0,
-        };
+        let issued =
+            |i: &Issued| IssuedRow { fingerprint: i.fingerprint, key: i.key, at: i.at.0, not_after: i.not_after.0 };
         AgentRow {
             id: self.id.to_string(),
             joined_at: self.joined_at.0,
@@ -578,10 +574,6 @@ impl Stored for Stop {
         StopRow { selector: self.selector.to_string(), reason: self.reason.clone(), since: self.since.0 }
     }
     fn from_row(row: StopRow) -> Result<Self, String> {
-        Ok(Self {
-            selector: parse("selector", &row.selector)?,
-            reason: row.reason,
-            since: Timestamp(row.since),
-        })
+        Ok(Self { selector: parse("selector", &row.selector)?, reason: row.reason, since: Timestamp(row.since) })
     }
 }

@@ -15,7 +15,7 @@ use super::port::{EntryUpdate, Publish, Update};
 use super::record::{self, Stored};
 use super::stop::{Selector, Stop};
 use super::terms;
-use crate::state::{Change, Expect, Filter, Kind, LIST_MAX, State, StateError, Write};
+use crate::state::{Change, Expect, Filter, Kind, State, Write};
 use lingqu_certs::ca::Authority;
 use lingqu_certs::document::Opened;
 use lingqu_certs::key::PublicKey;
@@ -30,7 +30,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// How often a change that met another is tried anew: with one writer a process, more means that something is wrong.
-const CONFLICTS_MAX: usize = 8;
+pub(super) const CONFLICTS_MAX: usize = 8;
+
+/// Records read at a time in a walk: bodies may be large, and a page of them is held in memory.
+const SCAN_RECORDS: u32 = 100;
 
 /// Who this gateway is, as the root says.
 #[derive(Clone, Debug)]
@@ -129,46 +132,43 @@ impl Registry {
     pub async fn load(&self) -> Result<(), RegistryError> {
         let _writer = self.writer.lock().await;
         let now = self.clock.wall();
-        self.pages(async |page: Vec<Agency>| {
+        let everything = Filter::default();
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Agency>(&everything, &mut pages).await? {
             for agency in &page {
                 self.certified::<AgencyBody>(agency.document).await?;
             }
             self.gate.publish(page.into_iter().map(Update::Agency).collect());
-            Ok(())
-        })
-        .await?;
-        self.pages(async |page: Vec<Stop>| {
+        }
+        // Stops before what they stop, so that nothing is open for a moment that should not be.
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Stop>(&everything, &mut pages).await? {
             self.gate.publish(page.into_iter().map(Update::Stop).collect());
-            Ok(())
-        })
-        .await?;
-        self.pages(async |page: Vec<Agent>| {
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Agent>(&everything, &mut pages).await? {
             self.gate.publish(page.into_iter().map(Update::Agent).collect());
-            Ok(())
-        })
-        .await?;
-        self.pages(async |page: Vec<Entry>| {
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Entry>(&everything, &mut pages).await? {
             let mut updates = Vec::with_capacity(page.len());
             for entry in &page {
                 updates.push(self.entry_update(entry).await?);
             }
             self.gate.publish(updates);
-            Ok(())
-        })
-        .await?;
-        self.pages(async |page: Vec<Grant>| {
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Grant>(&everything, &mut pages).await? {
             let updates = page.into_iter().map(grant_update).collect::<Result<_, _>>()?;
             self.gate.publish(updates);
-            Ok(())
-        })
-        .await?;
-        self.pages(async |page: Vec<Invitation>| {
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Invitation>(&everything, &mut pages).await? {
             for invitation in page.iter().filter(|i| i.is_open(now)) {
                 self.remember(invitation, now);
             }
-            Ok(())
-        })
-        .await
+        }
+        Ok(())
     }
 
     /// Lets the key of an invitation in until it expires.
@@ -267,21 +267,19 @@ impl Registry {
         Ok(Some(Found { thing: record::thing(&record)?, expect: Expect::Revision(record.revision) }))
     }
 
-    /// Everything of a kind, a page at a time.
-    async fn pages<T: Stored>(
+    /// The next page of the things under `filter`, in the order of their ids; `None` after the last.
+    pub(super) async fn next_page<T: Stored>(
         &self,
-        mut each: impl AsyncFnMut(Vec<T>) -> Result<(), RegistryError>,
-    ) -> Result<(), RegistryError> {
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.state.list(T::KIND, Filter::default(), after.as_deref(), LIST_MAX).await?;
-            let more = page.len() >= LIST_MAX as usize;
-            after = page.last().map(|record| record.id.clone());
-            each(page.iter().map(record::thing).collect::<Result<_, _>>()?).await?;
-            if !more {
-                return Ok(());
-            }
+        filter: &Filter,
+        cursor: &mut Cursor,
+    ) -> Result<Option<Vec<T>>, RegistryError> {
+        if cursor.done {
+            return Ok(None);
         }
+        let page = self.state.list(T::KIND, filter.clone(), cursor.after.as_deref(), SCAN_RECORDS).await?;
+        cursor.done = page.len() < SCAN_RECORDS as usize;
+        cursor.after = page.last().map(|record| record.id.clone());
+        page.iter().map(record::thing).collect::<Result<_, _>>().map(Some)
     }
 
     /// Commits a change and puts it in force. The caller holds the writer's lock.
@@ -298,20 +296,41 @@ impl Registry {
         tx.change.leaves.push(leaf::of(fact, by, now, &*self.entropy)?);
         Ok(())
     }
+}
 
-    /// Does `attempt` until it does not meet another's change, a bounded number of times.
-    pub(super) async fn retried<T>(
-        &self,
-        mut attempt: impl AsyncFnMut() -> Result<T, RegistryError>,
-    ) -> Result<T, RegistryError> {
-        let _writer = self.writer.lock().await;
-        for _ in 0..CONFLICTS_MAX {
-            match attempt().await {
-                Err(RegistryError::State(StateError::Conflict { .. })) => {}
-                other => return other,
+/// Does an attempt, alone in this process, until it does not meet another process's change, a bounded number of times.
+/// A macro, because futures of asynchronous closures cannot be spawned yet.
+macro_rules! retried {
+    ($registry:expr, $attempt:block) => {{
+        let _writer = $registry.writer.lock().await;
+        let mut left = $crate::registry::service::CONFLICTS_MAX;
+        loop {
+            let done: Result<_, $crate::registry::RegistryError> = async { $attempt }.await;
+            match done {
+                Err($crate::registry::RegistryError::State($crate::state::StateError::Conflict { .. }))
+                    if left == 0 =>
+                {
+                    break Err($crate::registry::RegistryError::Busy);
+                }
+                Err($crate::registry::RegistryError::State($crate::state::StateError::Conflict { .. })) => left -= 1,
+                other => break other,
             }
         }
-        Err(RegistryError::Busy)
+    }};
+}
+pub(super) use retried;
+
+/// Where a walk through records is.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    after: Option<String>,
+    done: bool,
+}
+
+impl Cursor {
+    /// Begins after `after`; at the beginning where it is empty.
+    pub(super) fn after(after: &str) -> Self {
+        Self { after: (!after.is_empty()).then(|| after.to_owned()), done: false }
     }
 }
 

@@ -10,7 +10,7 @@ use lingqu_protocol::scope::Scope;
 use serde_json::{Value, json};
 
 /// An agency.
-pub fn agency(agency: &Agency) -> Value {
+pub(super) fn agency(agency: &Agency) -> Value {
     json!({
         "id": agency.code.to_string(),
         "name": agency.name,
@@ -23,7 +23,7 @@ pub fn agency(agency: &Agency) -> Value {
 }
 
 /// A catalogue entry with the terms in `spec`. Only who `knows` of texts that are not in force learns of the latest.
-pub fn entry(entry: &Entry, spec: &EntrySpec, knows: bool) -> Value {
+pub(super) fn entry(entry: &Entry, spec: &EntrySpec, knows: bool) -> Value {
     let version = match (&entry.published, knows) {
         (Some(published), false) => published.version,
         _ => entry.latest,
@@ -57,7 +57,7 @@ pub fn entry(entry: &Entry, spec: &EntrySpec, knows: bool) -> Value {
 }
 
 /// An application.
-pub fn application(application: &Application) -> Value {
+pub(super) fn application(application: &Application) -> Value {
     let (grant, why, at) = match &application.status {
         ApplicationStatus::Submitted => (None, None, None),
         ApplicationStatus::Approved { grant, at, .. } => (Some(grant.to_string()), None, Some(at)),
@@ -78,7 +78,7 @@ pub fn application(application: &Application) -> Value {
 }
 
 /// A grant, as its status reads now.
-pub fn grant(grant: &Grant, scope: &Scope, now: Timestamp) -> Value {
+pub(super) fn grant(grant: &Grant, scope: &Scope, now: Timestamp) -> Value {
     let (reason, since) = match &grant.status {
         GrantStatus::InForce => (None, None),
         GrantStatus::Suspended { reason, since, .. } | GrantStatus::Terminated { reason, since } => {
@@ -107,7 +107,7 @@ pub fn grant(grant: &Grant, scope: &Scope, now: Timestamp) -> Value {
 }
 
 /// What a grant gives.
-pub fn scope(scope: &Scope) -> Value {
+pub(super) fn scope(scope: &Scope) -> Value {
     json!({
         "columns": scope.columns,
         "where": scope.rows.as_ref().map(ToString::to_string),
@@ -121,7 +121,7 @@ pub fn scope(scope: &Scope) -> Value {
 }
 
 /// Something that waits for an act.
-pub fn waiting(act: &str, mut of: Value) -> Value {
+pub(super) fn waiting(act: &str, mut of: Value) -> Value {
     if let Some(fields) = of.as_object_mut() {
         fields.insert("act".into(), act.into());
     }

@@ -1,0 +1,66 @@
+//! The gate behind the registry's port: how things of the registry look from there.
+
+use super::agent::AgentStatus;
+use super::grant::GrantStatus;
+use super::port::{Publish, Update};
+use super::stop::Selector;
+use crate::gate::{self, AgencyView, AgentView, EntryView, Gate, GrantView, StopView};
+use std::sync::Arc;
+
+impl Publish for Gate {
+    fn publish(&self, updates: Vec<Update>) {
+        Self::publish(self, updates.into_iter().map(view).collect());
+    }
+}
+
+fn view(update: Update) -> gate::Update {
+    match update {
+        Update::Agency(agency) => gate::Update::Agency(AgencyView {
+            code: agency.code,
+            name: agency.name,
+            region: agency.region,
+            level: agency.level,
+            authority: agency.authority,
+        }),
+        Update::Agent(agent) => gate::Update::Agent(AgentView {
+            id: agent.id,
+            blocked: match agent.status {
+                AgentStatus::Active => None,
+                AgentStatus::Blocked { reason, .. } => Some(reason),
+            },
+        }),
+        Update::Entry(entry) => gate::Update::Entry(EntryView {
+            id: entry.id,
+            code: entry.code,
+            provider: entry.provider,
+            spec: entry.spec,
+            published: entry.published,
+        }),
+        Update::Grant(grant, scope) => gate::Update::Grant(GrantView {
+            id: grant.id,
+            entry: grant.entry,
+            requester: grant.requester,
+            scope: Arc::clone(&scope),
+            status: match grant.status {
+                GrantStatus::InForce => gate::GrantStatus::InForce,
+                GrantStatus::Suspended { reason, since, .. } => gate::GrantStatus::Suspended { reason, since },
+                GrantStatus::Terminated { reason, since } => gate::GrantStatus::Terminated { reason, since },
+            },
+            digest: grant.answer,
+        }),
+        Update::Stop(stop) => {
+            gate::Update::Stop(StopView { selector: selector(&stop.selector), reason: stop.reason, since: stop.since })
+        }
+        Update::Resume(stopped) => gate::Update::Resume(selector(&stopped)),
+    }
+}
+
+fn selector(of: &Selector) -> gate::Selector {
+    match of {
+        Selector::Agency(code) => gate::Selector::Agency(*code),
+        Selector::Agent(agent) => gate::Selector::Agent(agent.clone()),
+        Selector::Entry(entry) => gate::Selector::Entry(*entry),
+        Selector::Grant(grant) => gate::Selector::Grant(*grant),
+        Selector::All => gate::Selector::All,
+    }
+}

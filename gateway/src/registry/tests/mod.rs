@@ -1,0 +1,5 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod documents;
+mod people;
+pub(crate) mod world;
