@@ -115,4 +115,22 @@ mod tests {
         edited.gateway_statement.payload[10] ^= 1;
         assert!(matches!(verify(&edited, &root.public()), Err(ReceiptError::GatewayStatement(_))));
     }
+
+    /// For another implementation: made by fixed keys, so that its bytes never change.
+    #[test]
+    fn the_vector_is_what_we_make_and_verifies() {
+        #[derive(serde::Deserialize)]
+        struct Vector {
+            root: String,
+            receipt: String,
+        }
+
+        let vector: Vector = serde_json::from_str(include_str!("../../docs/vectors/receipt.json")).unwrap();
+        let [root, key] = [1, 3].map(|seed| SigningKey::from_seed([seed; 32]).unwrap());
+        let made = receipt(statement_of_gateway(&root, GATEWAY, &key), &key);
+        assert_eq!(vector.receipt, made.to_json());
+        assert_eq!(vector.root, root.public().to_string());
+        let read = Receipt::from_json(vector.receipt.as_bytes()).unwrap();
+        assert_eq!(verify(&read, &vector.root.parse().unwrap()).unwrap().checkpoint.size, 1);
+    }
 }
