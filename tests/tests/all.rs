@@ -10,3 +10,5 @@ mod lake_seeds;
 mod local_store;
 #[path = "all/segments.rs"]
 mod segments;
+#[path = "all/tables.rs"]
+mod tables;

@@ -85,6 +85,11 @@ impl LakeError {
             _ => Self::Store { object, source },
         }
     }
+
+    /// What Arrow or Parquet said.
+    pub(crate) fn columns(doing: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Columns { doing, source: source.into() }
+    }
 }
 
 fn is_full(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {

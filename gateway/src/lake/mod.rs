@@ -5,9 +5,18 @@
 //! visible is not known here: the state names a manifest and its digest, and all else is an orphan.
 
 mod error;
+pub mod filter;
 mod folder;
 pub mod local;
+pub mod manifest;
+mod manifest_rows;
+pub mod parts;
+pub mod reader;
+pub mod scrub;
 pub mod segment;
 pub mod store;
+pub mod sweep;
+mod values;
+pub mod writer;
 
 pub use error::LakeError;

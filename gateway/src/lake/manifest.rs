@@ -1,0 +1,432 @@
+//! Manifests: the immutable objects that say what a version is made of. The state names one by its digest, and from
+//! there every byte of the version is vouched for.
+//!
+//! An object is `LINGQUMF` ‖ format version (u16, little endian) ‖ kind (1 files, 2 table) ‖ algorithm of the digests
+//! (1 = BLAKE3) ‖ a protobuf message ([`super::manifest_rows`]). Its own digest is BLAKE3 over all of it.
+
+use super::error::LakeError;
+use super::manifest_rows as rows;
+use super::segment::FILES;
+use super::store::Lake;
+use bytes::{BufMut, Bytes, BytesMut};
+use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::entry::{EntrySpec, ItemType};
+use lingqu_protocol::fileset::{FileEntry, set_root};
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::plan::{Plan, SET_FILES_MAX};
+use lingqu_protocol::predicate::ColumnStats;
+use lingqu_protocol::region::RegionCode;
+use lingqu_protocol::rows::RowsSum;
+use object_store::path::Path;
+use prost::Message;
+
+/// Prefix of all table versions.
+pub const TABLES: &str = "tables";
+
+/// Bytes of a manifest: it is held in memory where its version is read, and full sets of ordinary names fit.
+pub const MANIFEST_BYTES_MAX: u64 = 32 << 20;
+
+/// Parts of one table version: at the usual run, a terabyte.
+pub const PARTS_MAX: usize = 1 << 16;
+
+const MAGIC: &[u8; 8] = b"LINGQUMF";
+const VERSION: u16 = 1;
+const BLAKE3: u8 = 1;
+const HEADER_BYTES: usize = 12;
+
+/// What a listing of parts starts with, so that its digest is nothing else's.
+const PARTS_DOMAIN: &[u8] = b"lingqu table parts v1\n";
+
+/// What a listing of columns starts with.
+const COLUMNS_DOMAIN: &[u8] = b"lingqu table columns v1\n";
+
+/// A version of files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSetManifest {
+    files: Vec<FileEntry>,
+    root: Digest,
+}
+
+impl FileSetManifest {
+    /// Of these files, in ascending order of the bytes of their names: the order of the plan, too.
+    ///
+    /// # Errors
+    /// [`LakeError::BadData`] where the order is another, a name comes twice, or there are none or too many.
+    pub fn new(files: Vec<FileEntry>) -> Result<Self, LakeError> {
+        if files.is_empty() || files.len() > SET_FILES_MAX {
+            return Err(bad(format!("a set has 1 to {SET_FILES_MAX} files, not {}", files.len())));
+        }
+        if let Some(pair) = files.array_windows().find(|[a, b]| a.name >= b.name) {
+            let [_, after] = pair;
+            return Err(bad(format!("file {:?} is not in the order of names, or comes twice", after.name)));
+        }
+        let root = set_root(&files);
+        Ok(Self { files, root })
+    }
+
+    /// The files, in the order of their names.
+    pub fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+
+    /// The version's `bytes_root`: [`set_root`] of its files.
+    pub const fn root(&self) -> Digest {
+        self.root
+    }
+
+    /// How its files are cut into segments.
+    ///
+    /// # Errors
+    /// [`LakeError::BadData`] where they are more than one transfer takes.
+    pub fn plan(&self) -> Result<Plan, LakeError> {
+        Plan::new(self.files.iter().map(|file| file.bytes).collect()).map_err(|e| bad(e.to_string()))
+    }
+}
+
+/// A column of a table version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnInfo {
+    /// Its name.
+    pub name: String,
+    /// Its type.
+    pub item_type: ItemType,
+    /// Whether a value may be missing.
+    pub nullable: bool,
+}
+
+/// A range of an object and what vouches for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Where it starts.
+    pub offset: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 of it.
+    pub digest: [u8; 32],
+}
+
+/// What is known of a column over a row group.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnSummary {
+    /// Place of the column.
+    pub column: usize,
+    /// Bounds, computed from the values and believed from nobody.
+    pub stats: ColumnStats,
+    /// Values that are missing.
+    pub nulls: u64,
+}
+
+/// A row group of a part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowGroup {
+    /// Its rows.
+    pub rows: u64,
+    /// Each column's bytes in the part, in the order of columns.
+    pub chunks: Vec<Slice>,
+    /// Summaries of some columns, the region column's among them.
+    pub summaries: Vec<ColumnSummary>,
+}
+
+impl RowGroup {
+    /// What is known of column `column`.
+    pub fn stats(&self, column: usize) -> ColumnStats {
+        let summary = self.summaries.iter().find(|s| s.column == column);
+        summary.map_or(ColumnStats::UNKNOWN, |s| s.stats.clone())
+    }
+}
+
+/// One Parquet object of a table version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// Path of the object.
+    pub object: String,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 of it.
+    pub digest: Digest,
+    /// How it is encrypted at rest; `none` is the only way so far.
+    pub encryption: String,
+    /// The key, where it is encrypted: destroying the key destroys the part.
+    pub key_id: Option<String>,
+    /// Parquet's own metadata, without the eight bytes that end the file.
+    pub footer: Slice,
+    /// Count and sum of its rows, from which the version's digest of rows is made.
+    pub rows_sum: RowsSum,
+    /// Its row groups.
+    pub row_groups: Vec<RowGroup>,
+}
+
+impl Part {
+    /// Rows in it.
+    pub fn rows(&self) -> u64 {
+        self.row_groups.iter().map(|group| group.rows).sum()
+    }
+}
+
+/// A version of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableManifest {
+    /// Its columns, in the order of the entry's items.
+    pub columns: Vec<ColumnInfo>,
+    /// Place of the column that holds each row's region.
+    pub region_column: Option<usize>,
+    /// Its parts. Those of earlier versions that it goes on from come first.
+    pub parts: Vec<Part>,
+}
+
+impl TableManifest {
+    /// The columns of an entry.
+    pub fn columns_of(entry: &EntrySpec) -> Vec<ColumnInfo> {
+        let column = |item: &lingqu_protocol::entry::DataItem| ColumnInfo {
+            name: item.name.clone(),
+            item_type: item.item_type,
+            nullable: item.nullable,
+        };
+        entry.items.iter().map(column).collect()
+    }
+
+    /// Rows in the version.
+    pub fn rows(&self) -> u64 {
+        self.parts.iter().map(Part::rows).sum()
+    }
+
+    /// The digest of all its rows, whatever their order and form: what provider, gateway and receiver compare.
+    pub fn rows_digest(&self) -> Digest {
+        let mut sum = RowsSum::default();
+        self.parts.iter().for_each(|part| sum.merge(&part.rows_sum));
+        sum.digest()
+    }
+
+    /// Bytes of its parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|part| part.bytes).sum()
+    }
+
+    /// The version's `bytes_root`: BLAKE3 over a domain line and, for each part in order, its length (u64, big endian)
+    /// and the 32 bytes of its digest.
+    pub fn root(&self) -> Digest {
+        let mut listing = PARTS_DOMAIN.to_vec();
+        for part in &self.parts {
+            listing.put_u64(part.bytes);
+            listing.put_slice(&part.digest.bytes);
+        }
+        Digest::blake3(&listing)
+    }
+
+    /// The digest of its columns: BLAKE3 over a domain line and, for each column in order, the length of its name
+    /// (u32, big endian), the name, the length of its type as entries write it (u32, big endian), the type, and one
+    /// byte, 1 where a value may be missing.
+    pub fn schema_digest(&self) -> Digest {
+        let mut listing = COLUMNS_DOMAIN.to_vec();
+        for column in &self.columns {
+            for text in [column.name.clone(), column.item_type.to_string()] {
+                listing.put_u32(text.len() as u32);
+                listing.put_slice(text.as_bytes());
+            }
+            listing.put_u8(column.nullable.into());
+        }
+        Digest::blake3(&listing)
+    }
+
+    /// Row groups that can hold rows of a region, as (part, row group): the map from region to place, which the sorted
+    /// runs make short.
+    pub fn row_groups_of(&self, region: RegionCode) -> Vec<(usize, usize)> {
+        let Some(column) = self.region_column else { return Vec::new() };
+        let within = lingqu_protocol::predicate::TypedPredicate::Within { column, region };
+        let groups = self
+            .parts
+            .iter()
+            .enumerate()
+            .flat_map(|(p, part)| part.row_groups.iter().enumerate().map(move |(g, group)| (p, g, group)));
+        groups.filter(|(_, _, group)| within.may_match(&|c| group.stats(c))).map(|(p, g, _)| (p, g)).collect()
+    }
+}
+
+/// What can be kept as a manifest.
+pub trait Manifest: Sized {
+    /// Prefix of its versions.
+    const PREFIX: &'static str;
+    /// Its kind in the header.
+    const KIND: u8;
+    /// The message that it is kept as.
+    fn to_body(&self) -> Vec<u8>;
+    /// Reads the message; `None` where it is not whole and in bounds.
+    fn from_body(body: &[u8]) -> Option<Self>;
+
+    /// Puts it for a transfer, durably, and gives the digest that the state must name. The same one again is no error.
+    ///
+    /// # Errors
+    /// Too large; [`LakeError::Conflict`] where the transfer has another; no room; the store failed.
+    fn save(&self, lake: &Lake, transfer: TransferId) -> impl Future<Output = Result<Digest, LakeError>> + Send
+    where
+        Self: Sync,
+    {
+        let object = path::<Self>(transfer);
+        let (header, body) = (header::<Self>(), self.to_body());
+        async move {
+            let bytes = (HEADER_BYTES + body.len()) as u64;
+            if bytes > MANIFEST_BYTES_MAX {
+                return Err(LakeError::TooLarge { what: "a manifest", bytes, bytes_max: MANIFEST_BYTES_MAX });
+            }
+            let whole: Bytes = [header, body.into()].concat().into();
+            let same = lake.put_new(&object, vec![whole.clone()]).await?
+                || lake.get(&object, MANIFEST_BYTES_MAX).await? == whole;
+            if same { Ok(Digest::blake3(&whole)) } else { Err(LakeError::Conflict { object: object.to_string() }) }
+        }
+    }
+
+    /// Reads the manifest of a transfer that has this digest.
+    ///
+    /// # Errors
+    /// Not found; [`LakeError::Damaged`] where it is another, and it is in quarantine; the store failed.
+    fn load(lake: &Lake, transfer: TransferId, digest: Digest) -> impl Future<Output = Result<Self, LakeError>> + Send {
+        let object = path::<Self>(transfer);
+        async move {
+            let whole = lake.get(&object, MANIFEST_BYTES_MAX).await?;
+            if digest.algorithm != Algorithm::Blake3 || Digest::blake3(&whole) != digest {
+                return Err(lake.quarantine(&object, None, "its digest is not the one that the state names").await);
+            }
+            let body = whole.strip_prefix(header::<Self>().as_ref()).and_then(Self::from_body);
+            // The digest fits, so it is as it was written: by a version that this one does not know.
+            body.ok_or_else(|| bad(format!("manifest {object} is of a form that this version does not read")))
+        }
+    }
+}
+
+impl Manifest for FileSetManifest {
+    const PREFIX: &'static str = FILES;
+    const KIND: u8 = 1;
+
+    fn to_body(&self) -> Vec<u8> {
+        rows::FileSet::from(self).encode_to_vec()
+    }
+
+    fn from_body(body: &[u8]) -> Option<Self> {
+        rows::FileSet::decode(body).ok()?.try_into().ok()
+    }
+}
+
+impl Manifest for TableManifest {
+    const PREFIX: &'static str = TABLES;
+    const KIND: u8 = 2;
+
+    fn to_body(&self) -> Vec<u8> {
+        rows::Table::from(self).encode_to_vec()
+    }
+
+    fn from_body(body: &[u8]) -> Option<Self> {
+        rows::Table::decode(body).ok()?.into_manifest()
+    }
+}
+
+/// Where the manifest of a transfer is.
+pub(crate) fn path<M: Manifest>(transfer: TransferId) -> Path {
+    Path::from(M::PREFIX).join(transfer.to_string()).join("manifest")
+}
+
+fn header<M: Manifest>() -> Bytes {
+    let mut header = BytesMut::with_capacity(HEADER_BYTES);
+    header.put_slice(MAGIC);
+    header.put_u16_le(VERSION);
+    header.put_u8(M::KIND);
+    header.put_u8(BLAKE3);
+    header.freeze()
+}
+
+fn bad(what: String) -> LakeError {
+    LakeError::BadData { what }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use lingqu_protocol::predicate::Value;
+    use object_store::memory::InMemory;
+    use std::sync::Arc;
+
+    const TRANSFER: TransferId = TransferId::from_bits(5);
+
+    fn file(name: &str) -> FileEntry {
+        FileEntry { name: name.to_owned(), bytes: name.len() as u64, root: Digest::blake3(name.as_bytes()) }
+    }
+
+    fn table() -> TableManifest {
+        let slice = |offset| Slice { offset, bytes: 10, digest: [offset as u8; 32] };
+        let stats = |min, max| ColumnStats { min, max, may_be_null: true, may_be_value: true };
+        let text = |t: &str| Some(Value::String(t.to_owned()));
+        let summaries = vec![
+            ColumnSummary { column: 0, stats: stats(text("4403"), text("440304")), nulls: 1 },
+            ColumnSummary { column: 1, stats: stats(Some(Value::Decimal(-7)), None), nulls: 2 },
+        ];
+        let part = Part {
+            object: "tables/x/00000000".to_owned(),
+            bytes: 100,
+            digest: Digest::blake3(b"part"),
+            encryption: "none".to_owned(),
+            key_id: None,
+            footer: slice(80),
+            rows_sum: RowsSum::default(),
+            row_groups: vec![RowGroup { rows: 3, chunks: vec![slice(0), slice(10)], summaries }],
+        };
+        let column = |name: &str, item_type| ColumnInfo { name: name.to_owned(), item_type, nullable: true };
+        let columns = vec![column("region", ItemType::String), column("amount", ItemType::Decimal(15, 2))];
+        TableManifest { columns, region_column: Some(0), parts: vec![part] }
+    }
+
+    #[tokio::test]
+    async fn manifests_are_read_as_they_were_saved_and_never_changed() {
+        let lake = Lake::new(Arc::new(InMemory::new()));
+        let set = FileSetManifest::new(vec![file("a"), file("b/c")]).unwrap();
+        let digest = set.save(&lake, TRANSFER).await.unwrap();
+        assert_eq!(set.save(&lake, TRANSFER).await.unwrap(), digest, "the same again");
+        assert_eq!(FileSetManifest::load(&lake, TRANSFER, digest).await.unwrap(), set);
+        let other = FileSetManifest::new(vec![file("a")]).unwrap();
+        assert!(matches!(other.save(&lake, TRANSFER).await, Err(LakeError::Conflict { .. })));
+
+        let digest = table().save(&lake, TRANSFER).await.unwrap();
+        assert_eq!(TableManifest::load(&lake, TRANSFER, digest).await.unwrap(), table());
+        let wrong = TableManifest::load(&lake, TRANSFER, Digest::blake3(b"")).await;
+        assert!(matches!(wrong, Err(LakeError::Damaged { .. })), "{wrong:?}");
+        let gone = TableManifest::load(&lake, TRANSFER, digest).await;
+        assert!(matches!(gone, Err(LakeError::NotFound { .. })), "it is in quarantine: {gone:?}");
+    }
+
+    #[test]
+    fn sets_out_of_order_or_with_a_name_twice_are_refused() {
+        for files in [vec![], vec![file("b"), file("a")], vec![file("a"), file("a")]] {
+            assert!(FileSetManifest::new(files).is_err());
+        }
+    }
+
+    #[test]
+    fn a_body_with_ranges_outside_its_object_or_columns_is_refused() {
+        let ok = |table: &TableManifest| TableManifest::from_body(&table.to_body()).is_some();
+        assert!(ok(&table()));
+        let change = |change: fn(&mut TableManifest)| {
+            let mut changed = table();
+            change(&mut changed);
+            ok(&changed)
+        };
+        assert!(!change(|t| t.parts[0].footer.offset = u64::MAX));
+        assert!(!change(|t| t.parts[0].row_groups[0].chunks[1].bytes = 91));
+        assert!(!change(|t| t.parts[0].row_groups[0].chunks.truncate(1)));
+        assert!(!change(|t| t.parts[0].row_groups[0].summaries[0].column = 2));
+        assert!(!change(|t| t.region_column = Some(2)));
+        let body = table().to_body();
+        (0..body.len()).for_each(|len| drop(TableManifest::from_body(&body[..len])));
+    }
+
+    #[test]
+    fn regions_lead_to_row_groups_and_digests_cover_what_they_say() {
+        let regions = lingqu_protocol::region::RegionTable::national();
+        let groups = |code: &str| table().row_groups_of(regions.check(code).unwrap());
+        assert_eq!((groups("44"), groups("440304"), groups("11")), (vec![(0, 0)], vec![(0, 0)], vec![]));
+        let mut other = table();
+        other.parts[0].bytes = 101;
+        assert!(other.root() != table().root() && other.schema_digest() == table().schema_digest());
+        let mut other = table();
+        other.columns[1].nullable = false;
+        assert!(other.root() == table().root() && other.schema_digest() != table().schema_digest());
+    }
+}

@@ -1,0 +1,296 @@
+//! Manifests as protobuf messages, which is how they are kept. Numbers of fields are never used again for another thing.
+
+use super::manifest::{ColumnInfo, ColumnSummary, FileSetManifest, PARTS_MAX, Part, RowGroup, Slice, TableManifest};
+use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::fileset::FileEntry;
+use lingqu_protocol::predicate::{ColumnStats, Value};
+use lingqu_protocol::rows::RowsSum;
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct FileSet {
+    #[prost(message, repeated, tag = "1")]
+    files: Vec<File>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct File {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(uint64, tag = "2")]
+    bytes: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    root: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Table {
+    #[prost(message, repeated, tag = "1")]
+    columns: Vec<ColumnRow>,
+    #[prost(uint32, optional, tag = "2")]
+    region_column: Option<u32>,
+    #[prost(message, repeated, tag = "3")]
+    parts: Vec<PartRow>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct ColumnRow {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(string, tag = "2")]
+    item_type: String,
+    #[prost(bool, tag = "3")]
+    nullable: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PartRow {
+    #[prost(string, tag = "1")]
+    object: String,
+    #[prost(uint64, tag = "2")]
+    bytes: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    digest: Vec<u8>,
+    #[prost(string, tag = "4")]
+    encryption: String,
+    #[prost(string, optional, tag = "5")]
+    key_id: Option<String>,
+    #[prost(message, optional, tag = "6")]
+    footer: Option<SliceRow>,
+    #[prost(message, repeated, tag = "7")]
+    row_groups: Vec<RowGroupRow>,
+    #[prost(bytes = "vec", tag = "8")]
+    rows_sum: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SliceRow {
+    #[prost(uint64, tag = "1")]
+    offset: u64,
+    #[prost(uint64, tag = "2")]
+    bytes: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    digest: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RowGroupRow {
+    #[prost(uint64, tag = "1")]
+    rows: u64,
+    #[prost(message, repeated, tag = "2")]
+    chunks: Vec<SliceRow>,
+    #[prost(message, repeated, tag = "3")]
+    summaries: Vec<SummaryRow>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SummaryRow {
+    #[prost(uint32, tag = "1")]
+    column: u32,
+    #[prost(message, optional, tag = "2")]
+    min: Option<Bound>,
+    #[prost(message, optional, tag = "3")]
+    max: Option<Bound>,
+    #[prost(uint64, tag = "4")]
+    nulls: u64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Bound {
+    #[prost(oneof = "BoundValue", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    value: Option<BoundValue>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum BoundValue {
+    #[prost(string, tag = "1")]
+    String(String),
+    #[prost(sint32, tag = "2")]
+    Int32(i32),
+    #[prost(sint64, tag = "3")]
+    Int64(i64),
+    #[prost(double, tag = "4")]
+    Float64(f64),
+    /// 16 bytes, big endian.
+    #[prost(bytes, tag = "5")]
+    Decimal(Vec<u8>),
+    #[prost(sint32, tag = "6")]
+    Date(i32),
+    #[prost(sint64, tag = "7")]
+    Timestamp(i64),
+    #[prost(bool, tag = "8")]
+    Bool(bool),
+}
+
+impl From<&FileSetManifest> for FileSet {
+    fn from(set: &FileSetManifest) -> Self {
+        let file = |f: &FileEntry| File { name: f.name.clone(), bytes: f.bytes, root: f.root.bytes.to_vec() };
+        Self { files: set.files().iter().map(file).collect() }
+    }
+}
+
+impl TryFrom<FileSet> for FileSetManifest {
+    type Error = super::LakeError;
+    fn try_from(set: FileSet) -> Result<Self, Self::Error> {
+        let file = |f: File| Some(FileEntry { name: f.name, bytes: f.bytes, root: digest(&f.root)? });
+        Self::new(set.files.into_iter().map(file).collect::<Option<_>>().unwrap_or_default())
+    }
+}
+
+impl From<&TableManifest> for Table {
+    fn from(table: &TableManifest) -> Self {
+        let column = |c: &ColumnInfo| ColumnRow {
+            name: c.name.clone(),
+            item_type: c.item_type.to_string(),
+            nullable: c.nullable,
+        };
+        Self {
+            columns: table.columns.iter().map(column).collect(),
+            region_column: table.region_column.map(|c| c as u32),
+            parts: table.parts.iter().map(PartRow::from).collect(),
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn into_manifest(self) -> Option<TableManifest> {
+        let column = |c: ColumnRow| {
+            Some(ColumnInfo { name: c.name, item_type: c.item_type.parse().ok()?, nullable: c.nullable })
+        };
+        let columns: Vec<ColumnInfo> = self.columns.into_iter().map(column).collect::<Option<_>>()?;
+        let count = columns.len();
+        let parts: Vec<Part> = self.parts.into_iter().map(|part| part.into_part(count)).collect::<Option<_>>()?;
+        let region_column = self.region_column.map(|c| c as usize);
+        if parts.len() > PARTS_MAX || region_column.is_some_and(|c| c >= count) {
+            return None;
+        }
+        Some(TableManifest { columns, region_column, parts })
+    }
+}
+
+impl From<&Part> for PartRow {
+    fn from(part: &Part) -> Self {
+        Self {
+            object: part.object.clone(),
+            bytes: part.bytes,
+            digest: part.digest.bytes.to_vec(),
+            encryption: part.encryption.clone(),
+            key_id: part.key_id.clone(),
+            footer: Some(SliceRow::from(&part.footer)),
+            row_groups: part.row_groups.iter().map(RowGroupRow::from).collect(),
+            rows_sum: part.rows_sum.to_bytes().to_vec(),
+        }
+    }
+}
+
+impl PartRow {
+    /// A part of a table of `columns`; every range in it lies in the object.
+    fn into_part(self, columns: usize) -> Option<Part> {
+        let bytes = self.bytes;
+        let groups = self.row_groups.into_iter().map(|group| group.into_group(columns, bytes));
+        Some(Part {
+            object: self.object,
+            bytes,
+            digest: digest(&self.digest)?,
+            encryption: self.encryption,
+            key_id: self.key_id,
+            footer: self.footer?.into_slice(bytes)?,
+            row_groups: groups.collect::<Option<_>>()?,
+            rows_sum: RowsSum::from_bytes(self.rows_sum.first_chunk()?),
+        })
+    }
+}
+
+impl From<&Slice> for SliceRow {
+    fn from(slice: &Slice) -> Self {
+        Self { offset: slice.offset, bytes: slice.bytes, digest: slice.digest.to_vec() }
+    }
+}
+
+impl SliceRow {
+    fn into_slice(self, object_bytes: u64) -> Option<Slice> {
+        let end = self.offset.checked_add(self.bytes)?;
+        let digest = self.digest.try_into().ok()?;
+        (end <= object_bytes).then_some(Slice { offset: self.offset, bytes: self.bytes, digest })
+    }
+}
+
+impl From<&RowGroup> for RowGroupRow {
+    fn from(group: &RowGroup) -> Self {
+        Self {
+            rows: group.rows,
+            chunks: group.chunks.iter().map(SliceRow::from).collect(),
+            summaries: group.summaries.iter().map(SummaryRow::from).collect(),
+        }
+    }
+}
+
+impl RowGroupRow {
+    fn into_group(self, columns: usize, object_bytes: u64) -> Option<RowGroup> {
+        let rows = self.rows;
+        let chunks: Vec<Slice> =
+            self.chunks.into_iter().map(|chunk| chunk.into_slice(object_bytes)).collect::<Option<_>>()?;
+        let summaries: Vec<ColumnSummary> =
+            self.summaries.into_iter().map(|s| s.into_summary(rows)).collect::<Option<_>>()?;
+        let whole = chunks.len() == columns && summaries.iter().all(|s| s.column < columns);
+        whole.then_some(RowGroup { rows, chunks, summaries })
+    }
+}
+
+impl From<&ColumnSummary> for SummaryRow {
+    fn from(summary: &ColumnSummary) -> Self {
+        Self {
+            column: summary.column as u32,
+            min: summary.stats.min.as_ref().and_then(bound),
+            max: summary.stats.max.as_ref().and_then(bound),
+            nulls: summary.nulls,
+        }
+    }
+}
+
+impl SummaryRow {
+    fn into_summary(self, rows: u64) -> Option<ColumnSummary> {
+        let value = |bound: Option<Bound>| match bound {
+            None => Some(None),
+            Some(bound) => bound.value.and_then(from_bound).map(Some),
+        };
+        let stats = ColumnStats {
+            min: value(self.min)?,
+            max: value(self.max)?,
+            may_be_null: self.nulls > 0,
+            may_be_value: self.nulls < rows,
+        };
+        Some(ColumnSummary { column: self.column as usize, stats, nulls: self.nulls })
+    }
+}
+
+fn bound(value: &Value) -> Option<Bound> {
+    let value = match value {
+        Value::String(v) => BoundValue::String(v.clone()),
+        Value::Int32(v) => BoundValue::Int32(*v),
+        Value::Int64(v) => BoundValue::Int64(*v),
+        Value::Float64(v) => BoundValue::Float64(*v),
+        Value::Decimal(v) => BoundValue::Decimal(v.to_be_bytes().to_vec()),
+        Value::Date(v) => BoundValue::Date(*v),
+        Value::Timestamp(v) => BoundValue::Timestamp(*v),
+        Value::Bool(v) => BoundValue::Bool(*v),
+        Value::Binary(_) | Value::Null => return None,
+    };
+    Some(Bound { value: Some(value) })
+}
+
+fn from_bound(bound: BoundValue) -> Option<Value> {
+    Some(match bound {
+        BoundValue::String(v) => Value::String(v),
+        BoundValue::Int32(v) => Value::Int32(v),
+        BoundValue::Int64(v) => Value::Int64(v),
+        BoundValue::Float64(v) => Value::Float64(v),
+        BoundValue::Decimal(v) => Value::Decimal(i128::from_be_bytes(v.try_into().ok()?)),
+        BoundValue::Date(v) => Value::Date(v),
+        BoundValue::Timestamp(v) => Value::Timestamp(v),
+        BoundValue::Bool(v) => Value::Bool(v),
+    })
+}
+
+fn digest(bytes: &[u8]) -> Option<Digest> {
+    Some(Digest { algorithm: Algorithm::Blake3, bytes: bytes.try_into().ok()? })
+}

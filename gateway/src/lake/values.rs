@@ -1,0 +1,131 @@
+//! Columns of the nine item types as Arrow arrays, seen without their wrapping.
+
+use super::error::LakeError;
+use arrow::array::{
+    Array, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
+    StringArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, TimeUnit};
+use arrow::datatypes::{Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use lingqu_protocol::predicate::{ColumnStats, Value, compare_floats};
+use std::cmp::Ordering;
+
+/// Bytes of a text bound in a manifest: enough for codes and names, and a manifest's size does not follow the data.
+pub(crate) const BOUND_BYTES_MAX: usize = 64;
+
+/// A column of one of the item types.
+#[derive(Clone, Copy)]
+pub(crate) enum Column<'a> {
+    String(&'a StringArray),
+    Int32(&'a Int32Array),
+    Int64(&'a Int64Array),
+    Float64(&'a Float64Array),
+    Decimal(&'a Decimal128Array),
+    Date(&'a Date32Array),
+    Timestamp(&'a TimestampMicrosecondArray),
+    Bool(&'a BooleanArray),
+    Binary(&'a BinaryArray),
+}
+
+impl<'a> Column<'a> {
+    /// The column that this array is.
+    pub(crate) fn of(array: &'a dyn Array) -> Result<Self, LakeError> {
+        let column = match array.data_type() {
+            DataType::Utf8 => array.as_string_opt().map(Self::String),
+            DataType::Int32 => array.as_primitive_opt::<Int32Type>().map(Self::Int32),
+            DataType::Int64 => array.as_primitive_opt::<Int64Type>().map(Self::Int64),
+            DataType::Float64 => array.as_primitive_opt::<Float64Type>().map(Self::Float64),
+            DataType::Decimal128(..) => array.as_primitive_opt::<Decimal128Type>().map(Self::Decimal),
+            DataType::Date32 => array.as_primitive_opt::<Date32Type>().map(Self::Date),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => {
+                array.as_primitive_opt::<TimestampMicrosecondType>().map(Self::Timestamp)
+            }
+            DataType::Boolean => array.as_boolean_opt().map(Self::Bool),
+            DataType::Binary => array.as_binary_opt().map(Self::Binary),
+            _ => None,
+        };
+        column.ok_or_else(|| LakeError::BadData { what: format!("{} is the type of no item", array.data_type()) })
+    }
+
+    /// The bounds of its values and how many are missing. Bounds of texts are at most [`BOUND_BYTES_MAX`] long: a least
+    /// one is cut, a greatest one that is longer is not known.
+    pub(crate) fn stats(&self) -> (ColumnStats, u64) {
+        let (bounds, array): (Option<(Value, Value)>, &dyn Array) = match self {
+            Self::String(a) => (
+                bounds(a.iter().flatten(), |x, y| x.as_bytes().cmp(y.as_bytes()), |v| Value::String((*v).to_owned())),
+                *a,
+            ),
+            Self::Int32(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Int32(*v)), *a),
+            Self::Int64(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Int64(*v)), *a),
+            Self::Float64(a) => (bounds(a.iter().flatten(), |x, y| compare_floats(*x, *y), |v| Value::Float64(*v)), *a),
+            Self::Decimal(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Decimal(*v)), *a),
+            Self::Date(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Date(*v)), *a),
+            Self::Timestamp(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Timestamp(*v)), *a),
+            Self::Bool(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Bool(*v)), *a),
+            // Binary columns are not compared.
+            Self::Binary(a) => (None, *a),
+        };
+        let nulls = array.null_count();
+        let (min, max) = bounds.map_or((None, None), |(min, max)| (cut(min), Some(max).filter(is_short)));
+        let stats = ColumnStats { min, max, may_be_null: nulls > 0, may_be_value: nulls < array.len() };
+        (stats, nulls as u64)
+    }
+}
+
+fn bounds<T: Copy>(
+    mut values: impl Iterator<Item = T>,
+    compare: impl Fn(&T, &T) -> Ordering,
+    value: impl Fn(&T) -> Value,
+) -> Option<(Value, Value)> {
+    let first = values.next()?;
+    let (min, max) = values.fold((first, first), |(min, max), next| {
+        let min = if compare(&next, &min).is_lt() { next } else { min };
+        let max = if compare(&next, &max).is_gt() { next } else { max };
+        (min, max)
+    });
+    Some((value(&min), value(&max)))
+}
+
+/// A text cut to a prefix, which is never greater than the text.
+fn cut(value: Value) -> Option<Value> {
+    match value {
+        Value::String(mut text) => {
+            text.truncate(text.floor_char_boundary(BOUND_BYTES_MAX));
+            Some(Value::String(text))
+        }
+        other => Some(other),
+    }
+}
+
+fn is_short(value: &Value) -> bool {
+    !matches!(value, Value::String(text) if text.len() > BOUND_BYTES_MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn stats(array: &dyn Array) -> (Option<Value>, Option<Value>, u64) {
+        let (stats, nulls) = Column::of(array).unwrap().stats();
+        (stats.min, stats.max, nulls)
+    }
+
+    #[test]
+    fn bounds_hold_and_are_short() {
+        let array = Int32Array::from(vec![Some(3), None, Some(-1)]);
+        assert_eq!(stats(&array), (Some(Value::Int32(-1)), Some(Value::Int32(3)), 1));
+        assert_eq!(stats(&Int32Array::from(vec![None, None])), (None, None, 2));
+        let long = "灵".repeat(40);
+        let (min, max, _) = stats(&StringArray::from(vec![long.as_str()]));
+        assert_eq!(min, Some(Value::String("灵".repeat(21))), "cut between characters");
+        assert_eq!(max, None);
+        let (min, max, _) = stats(&Float64Array::from(vec![f64::NAN, 1.0, -0.0]));
+        assert!(min == Some(Value::Float64(0.0)) && matches!(max, Some(Value::Float64(v)) if v.is_nan()));
+    }
+
+    #[test]
+    fn other_types_are_no_items() {
+        assert!(Column::of(&arrow::array::Int8Array::from(vec![1])).is_err());
+    }
+}
