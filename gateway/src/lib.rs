@@ -10,5 +10,6 @@ pub mod flow;
 pub mod gate;
 pub mod lake;
 pub mod ledger;
+pub mod metrics;
 pub mod registry;
 pub mod state;

@@ -1,1 +1,24 @@
-//! To be written.
+//! Data in and out. Nothing here runs without a permit of the gate, and everything here ends when its leash is cut.
+//!
+//! A transfer's path: its record and leaf ([`commit`]), its data ([`push_files`](fn@push_files), [`push_batch`](fn@push_batch),
+//! [`pull`](fn@pull)), its commit and its receipt.
+
+pub mod commit;
+mod context;
+pub mod error;
+pub mod meter;
+pub mod pull;
+pub mod push_batch;
+pub mod push_files;
+pub mod receive;
+pub mod record;
+pub mod serve_files;
+pub mod serve_table;
+pub mod wires;
+
+pub use context::{Facts, Flow, FlowParts, Greeting, Opened};
+pub use error::FlowError;
+pub use pull::pull;
+pub use push_batch::push_batch;
+pub use push_files::push_files;
+pub use wires::{Router, Wires};

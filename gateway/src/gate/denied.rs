@@ -278,7 +278,8 @@ impl Denied {
         }
     }
 
-    const fn next(&self) -> (&'static str, &'static str) {
+    /// What to do next, in English and Chinese.
+    pub const fn next(&self) -> (&'static str, &'static str) {
         match self {
             Self::UnknownAgent => (
                 "ask the operator for an invitation, then: lingqu join INVITATION",

@@ -22,6 +22,7 @@ use health::Freshness;
 use leash::LeashBook;
 use lingqu_protocol::host::Clock;
 use lingqu_protocol::ids::GrantId;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use volume::{Volume, VolumeBook};
@@ -32,6 +33,7 @@ pub struct Gate {
     leashes: Arc<LeashBook>,
     volumes: VolumeBook,
     freshness: Arc<Freshness>,
+    draining: AtomicBool,
     clock: Arc<dyn Clock>,
 }
 
@@ -43,6 +45,7 @@ impl Gate {
             leashes: Arc::new(LeashBook::default()),
             volumes: VolumeBook::default(),
             freshness: Arc::new(Freshness::default()),
+            draining: AtomicBool::new(false),
             clock,
         }
     }
@@ -87,8 +90,16 @@ impl Gate {
         self.leashes.cut(&Selector::All, &Cut::closed(why, self.clock.wall()));
     }
 
+    /// Gives no more permits, and lets what runs go on: the gateway is about to end.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+    }
+
     /// Why no permits are given now, if so.
     pub fn closed(&self) -> Option<ClosedWhy> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Some(ClosedWhy::Draining);
+        }
         self.freshness.closed(self.clock.monotonic())
     }
 
@@ -151,8 +162,7 @@ impl Gate {
     }
 
     fn judging(&self) -> Result<Now, Denied> {
-        let now = self.now();
-        self.freshness.closed(now.monotonic).map_or(Ok(now), |why| Err(Denied::Closed(why)))
+        self.closed().map_or_else(|| Ok(self.now()), |why| Err(Denied::Closed(why)))
     }
 }
 

@@ -288,6 +288,18 @@ fn closed_when_in_doubt() {
 }
 
 #[test]
+fn a_drain_lets_what_runs_go_on() {
+    let world = World::new();
+    let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    world.gate.drain();
+    world.gate.watch();
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "draining");
+    running.leash().check().unwrap();
+    world.gate.close(ClosedWhy::Draining);
+    assert_eq!(running.leash().check().unwrap_err().code, CloseCode::Draining);
+}
+
+#[test]
 fn the_end_of_a_period_cuts_in_mid_stream() {
     let world = World::new();
     let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();

@@ -147,7 +147,7 @@ impl TableReader {
             .map_err(|e| LakeError::columns("opening a row group", e))
     }
 
-    async fn read_metadata(&self, part: &Part) -> Result<ArrowReaderMetadata, LakeError> {
+    async fn read_metadata(&mut self, part: &Part) -> Result<ArrowReaderMetadata, LakeError> {
         let pieces = self.read_slices(part, vec![part.footer]).await?;
         let footer = pieces.into_iter().map(|(_, bytes)| bytes).next().unwrap_or_default();
         let metadata = ParquetMetaDataReader::decode_metadata(&footer).map(Arc::new);
@@ -157,7 +157,7 @@ impl TableReader {
     }
 
     /// Reads ranges of a part, each checked.
-    async fn read_slices(&self, part: &Part, slices: Vec<Slice>) -> Result<Vec<(u64, Bytes)>, LakeError> {
+    async fn read_slices(&mut self, part: &Part, slices: Vec<Slice>) -> Result<Vec<(u64, Bytes)>, LakeError> {
         let object = Path::from(part.object.as_str());
         let ranges: Vec<_> = slices.iter().map(|s| s.offset..s.offset.saturating_add(s.bytes)).collect();
         let read = match self.lake.ranges(&object, &ranges).await {

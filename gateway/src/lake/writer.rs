@@ -255,7 +255,7 @@ fn check_regions(codes: &StringArray, first_row: u64, column: &str) -> Result<()
     Ok(())
 }
 
-fn directory(transfer: TransferId) -> Path {
+pub(crate) fn directory(transfer: TransferId) -> Path {
     Path::from(TABLES).join(transfer.to_string())
 }
 

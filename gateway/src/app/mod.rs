@@ -1,0 +1,4 @@
+//! tmp
+pub mod failpoint;
+pub mod heartbeat;
+pub mod http;

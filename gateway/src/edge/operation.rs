@@ -1,0 +1,109 @@
+//! Which requests which kind of peer may make at all, before anything about the request is looked at. What an agent may
+//! do with its own agency's rights is for the gate and the registry to say.
+
+use crate::gate::Peer;
+use lingqu_protocol::agency::AgentId;
+use lingqu_protocol::wire::request::Ask;
+use std::net::SocketAddr;
+
+/// Who is at the other end of a connection, as its certificate proves it.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// An agent with a certificate in force.
+    Agent {
+        /// Who.
+        peer: Peer,
+        /// Where its packets come from.
+        address: SocketAddr,
+    },
+    /// The holder of an open invitation's key.
+    Invited {
+        /// The key.
+        key: [u8; 32],
+        /// Where its packets come from.
+        address: SocketAddr,
+    },
+    /// An agent whose certificate expired and who has an open approval to renew it.
+    Expired {
+        /// Who.
+        agent: AgentId,
+        /// Where its packets come from.
+        address: SocketAddr,
+    },
+}
+
+impl Caller {
+    /// For logs.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Agent { peer, .. } => peer.agent.to_string(),
+            Self::Invited { .. } => "invited".to_owned(),
+            Self::Expired { agent, .. } => format!("{agent} (expired)"),
+        }
+    }
+
+    /// Where its packets come from.
+    pub const fn address(&self) -> SocketAddr {
+        match self {
+            Self::Agent { address, .. } | Self::Invited { address, .. } | Self::Expired { address, .. } => *address,
+        }
+    }
+
+    /// Whether this kind of caller may ask this kind of thing. An invitation's key joins and does nothing else; an
+    /// expired certificate renews and does nothing else.
+    pub const fn may(&self, ask: &Ask) -> bool {
+        match (self, ask) {
+            (Self::Invited { .. }, Ask::Join(_)) | (Self::Expired { .. }, Ask::Renew(_)) => true,
+            (Self::Invited { .. } | Self::Expired { .. }, _) | (Self::Agent { .. }, Ask::Join(_)) => false,
+            (Self::Agent { .. }, _) => true,
+        }
+    }
+}
+
+/// What a request is called in logs and metrics.
+pub const fn name(ask: &Ask) -> &'static str {
+    match ask {
+        Ask::Join(_) => "join",
+        Ask::Renew(_) => "renew",
+        Ask::Document(_) => "document",
+        Ask::Read(_) => "read",
+        Ask::PushFiles(_) => "push_files",
+        Ask::PushBatch(_) => "push_batch",
+        Ask::Pull(_) => "pull",
+        Ask::Narrow(_) => "narrow",
+        Ask::Cancel(_) => "cancel",
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_request_has_its_callers() {
+        let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
+        let agent: AgentId = "91350100M000100Y43/a".parse().unwrap();
+        let peer = Peer { agent: agent.clone(), address: address.ip() };
+        let callers = [
+            Caller::Agent { peer, address },
+            Caller::Invited { key: [0; 32], address },
+            Caller::Expired { agent, address },
+        ];
+        let table: [(Ask, [bool; 3]); 9] = [
+            (Ask::Join(Default::default()), [false, true, false]),
+            (Ask::Renew(Default::default()), [true, false, true]),
+            (Ask::Document(Default::default()), [true, false, false]),
+            (Ask::Read(Default::default()), [true, false, false]),
+            (Ask::PushFiles(Default::default()), [true, false, false]),
+            (Ask::PushBatch(Default::default()), [true, false, false]),
+            (Ask::Pull(Default::default()), [true, false, false]),
+            (Ask::Narrow(Default::default()), [true, false, false]),
+            (Ask::Cancel(Default::default()), [true, false, false]),
+        ];
+        for (ask, allowed) in &table {
+            let got: Vec<bool> = callers.iter().map(|c| c.may(ask)).collect();
+            assert_eq!(got, allowed, "{}", name(ask));
+        }
+    }
+}

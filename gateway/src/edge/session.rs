@@ -1,0 +1,262 @@
+//! One connection, top to bottom: hello, then requests, each on a stream of its own: request → gate → flow, or request →
+//! registry. Nothing here knows QUIC.
+
+use super::close;
+use super::operation::{self, Caller};
+use crate::flow::{self, Flow, FlowError, Router, Wires};
+use crate::gate::{Denied, Gate, Peer};
+use crate::metrics;
+
+use crate::registry::{Certified, Page, Registry};
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::session::{FrameReader, FrameWriter, SessionError};
+use lingqu_protocol::stream::Channel;
+use lingqu_protocol::wire::request::Ask;
+use lingqu_protocol::wire::{self, Hello, Records, Request, Welcome};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tracing::Instrument;
+
+/// A connection that says nothing is let go after this: hello is one round trip.
+const HELLO_WAIT: Duration = Duration::from_secs(10);
+
+/// A stream that was opened and says nothing is let go after this.
+const REQUEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Requests of one connection at a time: what an agent of a large agency runs beside each other, far below what would
+/// let one connection take the gateway's memory.
+const REQUESTS_MAX: usize = 64;
+
+/// What every session stands on.
+pub struct Services {
+    /// Who may do what.
+    pub gate: Arc<Gate>,
+    /// Agencies, entries, applications and grants.
+    pub registry: Arc<Registry>,
+    /// Data in and out.
+    pub flow: Arc<Flow>,
+}
+
+impl Services {
+    fn certificate(&self, certified: Certified) -> wire::Certificate {
+        let identity = self.registry.identity();
+        wire::Certificate {
+            chain_der: certified.chain_der.into_iter().map(Into::into).collect(),
+            agent: certified.agent.to_string(),
+            gateway: identity.gateway.to_string(),
+            domain: identity.domain.clone(),
+            root_key: identity.root.to_string(),
+            statement: self.flow.facts().statement.clone().into(),
+        }
+    }
+}
+
+fn records(page: Page) -> Records {
+    let record =
+        |(id, json): (String, serde_json::Value)| wire::Record { id, json: json.to_string().into_bytes().into() };
+    Records { records: page.records.into_iter().map(record).collect(), next: page.next }
+}
+
+/// Serves one connection until either side ends it.
+///
+/// # Errors
+/// Why it ended, where it was not the peer's wish.
+pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel: C) -> Result<(), SessionError> {
+    // The first stream stays open as long as the connection does: it is dropped, and so reset, with this function.
+    let _control = match tokio::time::timeout(HELLO_WAIT, welcome(&services, &caller, &channel)).await {
+        Ok(Ok(control)) => control,
+        Ok(Err(error)) => {
+            channel.close(error.close_code());
+            return Err(error);
+        }
+        Err(_) => {
+            channel.close(CloseCode::Protocol);
+            return Err(SessionError::Incomplete);
+        }
+    };
+    let router = Arc::new(Router::default());
+    let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let caller = Arc::new(caller);
+    loop {
+        tokio::select! {
+            stream = channel.accept_bi() => {
+                let (send, recv) = match stream {
+                    Ok(stream) => stream,
+                    Err(end) => return ended(end.into()),
+                };
+                let wires = Wires {
+                    channel: channel.clone(),
+                    writer: FrameWriter::new(send),
+                    reader: FrameReader::new(recv),
+                    router: Arc::clone(&router),
+                };
+                let place = Arc::clone(&requests).try_acquire_owned().ok();
+                let (services, caller) = (Arc::clone(&services), Arc::clone(&caller));
+                let span = tracing::info_span!("request", caller = %caller.name());
+                tokio::spawn(async move {
+                    answer(&services, &caller, wires, place.is_some()).await;
+                    drop(place);
+                }.instrument(span));
+            }
+            stream = channel.accept_uni() => {
+                let recv = match stream {
+                    Ok(recv) => recv,
+                    Err(end) => return ended(end.into()),
+                };
+                let router = Arc::clone(&router);
+                tokio::spawn(async move {
+                    let routed = tokio::time::timeout(REQUEST_WAIT, router.route(recv)).await;
+                    if let Ok(Err(error)) = routed {
+                        tracing::debug!(%error, "a data stream that belongs nowhere");
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// A peer that closes with `Done` has said all it wanted.
+fn ended(error: SessionError) -> Result<(), SessionError> {
+    if error.close_code() == CloseCode::Done { Ok(()) } else { Err(error) }
+}
+
+type ControlStream<C> = (FrameWriter<<C as Channel>::Send>, FrameReader<<C as Channel>::Recv>);
+
+async fn welcome<C: Channel>(
+    services: &Services,
+    caller: &Caller,
+    channel: &C,
+) -> Result<ControlStream<C>, SessionError> {
+    let (send, recv) = channel.accept_bi().await?;
+    let (mut writer, mut reader) = (FrameWriter::new(send), FrameReader::new(recv));
+    let hello: Hello = reader.expect("a hello").await?;
+    let Some(version) = wire::negotiate(&hello.versions) else {
+        return Err(SessionError::Unexpected {
+            expected: "a version of the protocol that is spoken here",
+            got: "others",
+        });
+    };
+    let greeting = services.flow.greeting(&hello.checkpoint).await;
+    let facts = services.flow.facts();
+    writer
+        .message(&Welcome {
+            version,
+            limits: Some(wire::limits()),
+            gateway: facts.gateway.to_string(),
+            domain: facts.domain.clone(),
+            now_ms: services.flow.now().0,
+            address_seen: caller.address().to_string(),
+            checkpoint: greeting.checkpoint,
+            consistency: greeting.consistency.into_iter().map(|hash| hash.to_vec().into()).collect(),
+            statement: facts.statement.clone().into(),
+        })
+        .await?;
+    Ok((writer, reader))
+}
+
+/// Answers one request. However it ends, the agent is told: by the answer, or by a fault.
+async fn answer<C: Channel>(services: &Services, caller: &Caller, mut wires: Wires<C>, has_place: bool) {
+    let request = match tokio::time::timeout(REQUEST_WAIT, wires.reader.message::<Request>("a request")).await {
+        Ok(Ok(Some(request))) => request,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => return refuse(&mut wires, error.into()).await,
+        Err(_) => return refuse(&mut wires, FlowError::TooSlow { what: "a request" }).await,
+    };
+    let Some(ask) = request.ask else {
+        let error = SessionError::Unexpected { expected: "a request that is known here", got: "another" };
+        return refuse(&mut wires, error.into()).await;
+    };
+    let name = operation::name(&ask);
+    let outcome = if has_place { perform(services, caller, ask, &mut wires).await } else { Err(FlowError::Busy) };
+    metrics::request(name, outcome.as_ref().err().map(close::code));
+    match outcome {
+        Ok(()) => wires.writer.finish(),
+        Err(error) => {
+            if let Caller::Agent { peer, .. } = caller {
+                services.flow.note_refusal(peer, &error).await;
+            }
+            refuse(&mut wires, error).await;
+        }
+    }
+}
+
+async fn refuse<C: Channel>(wires: &mut Wires<C>, error: FlowError) {
+    let fault = close::fault(&error);
+    tracing::info!(word = %fault.word, code = fault.code, %error, "refused");
+    let code = fault.close_code();
+    let told = wires.reply(wire::reply::Reply::Fault(fault)).await;
+    wires.reader.stop(code);
+    match told {
+        Ok(()) => wires.writer.finish(),
+        Err(_) => wires.writer.reset(code),
+    }
+}
+
+async fn perform<C: Channel>(
+    services: &Services,
+    caller: &Caller,
+    ask: Ask,
+    wires: &mut Wires<C>,
+) -> Result<(), FlowError> {
+    if !caller.may(&ask) {
+        return Err(FlowError::Denied(Denied::UnknownAgent));
+    }
+    let registry = &services.registry;
+    match (caller, ask) {
+        (Caller::Invited { key, .. }, Ask::Join(join)) => {
+            let certificate = registry.join(key, &join.csr_der).await?;
+            wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
+        }
+        (Caller::Expired { agent, .. }, Ask::Renew(renew)) => {
+            let certificate = registry.renew(agent, &renew.csr_der).await?;
+            wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
+        }
+        (Caller::Agent { peer, .. }, ask) => {
+            services.gate.admit(peer)?;
+            perform_for_agent(services, peer, ask, wires).await
+        }
+        // `may` lets nothing else through.
+        (Caller::Invited { .. } | Caller::Expired { .. }, _) => Err(FlowError::Denied(Denied::UnknownAgent)),
+    }
+}
+
+async fn perform_for_agent<C: Channel>(
+    services: &Services,
+    peer: &Peer,
+    ask: Ask,
+    wires: &mut Wires<C>,
+) -> Result<(), FlowError> {
+    let (registry, flow, gate) = (&services.registry, &services.flow, &services.gate);
+    match ask {
+        Ask::Join(_) => Err(FlowError::Denied(Denied::UnknownAgent)),
+        Ask::Renew(renew) => {
+            let certificate = registry.renew(&peer.agent, &renew.csr_der).await?;
+            wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
+        }
+        Ask::Document(document) => {
+            let taken = registry.take_document(&peer.agent, &document.envelope).await?;
+            let json = taken.json.to_string().into_bytes().into();
+            let taken = wire::DocumentTaken { document: taken.document.to_string(), json };
+            wires.reply(wire::reply::Reply::Document(taken)).await
+        }
+        Ask::Narrow(narrow) => {
+            registry.narrow(&peer.agent, &narrow.grant, &narrow.reason).await?;
+            wires.reply(wire::reply::Reply::Done(wire::Done {})).await
+        }
+        Ask::Read(read) => {
+            let records: Records = match read.kind.as_str() {
+                "transfer" => flow.transfers(peer, &read.id, &read.after).await?,
+                kind => records(registry.read(&peer.agent, kind, &read.id, &read.after).await?),
+            };
+            wires.reply(wire::reply::Reply::Records(records)).await
+        }
+        Ask::Cancel(cancel) => {
+            flow.cancel(peer, &cancel.transfer).await?;
+            wires.reply(wire::reply::Reply::Done(wire::Done {})).await
+        }
+        Ask::PushFiles(ask) => flow::push_files(flow, gate, peer, ask, wires).await,
+        Ask::PushBatch(ask) => flow::push_batch(flow, gate, peer, ask, wires).await,
+        Ask::Pull(ask) => flow::pull(flow, gate, peer, ask, wires).await,
+    }
+}

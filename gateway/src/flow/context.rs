@@ -1,0 +1,363 @@
+//! What every flow stands on, given by the composition root.
+
+use super::commit::read;
+use super::error::FlowError;
+use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
+use crate::gate::Peer;
+use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
+use crate::lake::segment::SegmentStore;
+use crate::lake::store::Lake;
+use crate::lake::writer::WriterBudget;
+use crate::ledger::{Denials, Ledger, LedgerError};
+use crate::state::{Change, Expect, Filter, Kind, NewLeaf, State, Write};
+use lingqu_protocol::checkpoint::Checkpoint;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::fileset::FileEntry;
+use lingqu_protocol::host::{Clock, Entropy, Timestamp};
+use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
+use lingqu_protocol::wire::{Receipt, Record as WireRecord, Records};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Segments in memory at once, over all transfers: 64 MiB, half of what the gateway may have in all.
+const SEGMENTS_IN_MEMORY: usize = 8;
+
+/// Runs of rows in memory at once, over all transfers: each is a few copies of its bound while it is sorted and encoded.
+const RUNS_IN_MEMORY: usize = 2;
+
+/// Runs that are sorted and encoded at once: one keeps the disk busy.
+const RUNS_ENCODED: usize = 1;
+
+/// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
+const MEMORY_WAIT: Duration = Duration::from_secs(120);
+
+/// Transfers in one answer.
+const PAGE: u32 = 200;
+
+/// What is fixed about the gateway.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its id.
+    pub gateway: GatewayId,
+    /// Its domain.
+    pub domain: String,
+    /// The root's statement of its keys, an envelope's text.
+    pub statement: Vec<u8>,
+}
+
+/// What a flow is made of.
+pub struct FlowParts {
+    /// Records and leaves.
+    pub state: Arc<dyn State>,
+    /// Proofs and checkpoints.
+    pub ledger: Arc<Ledger>,
+    /// Objects.
+    pub lake: Lake,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+    /// What is fixed.
+    pub facts: Facts,
+    /// Called at named points; does nothing but in kill tests.
+    pub failpoint: fn(&str),
+}
+
+/// What every flow stands on.
+pub struct Flow {
+    parts: FlowParts,
+    segments: SegmentStore,
+    segment_memory: Arc<Semaphore>,
+    writers: WriterBudget,
+    claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
+    denials: Mutex<Denials>,
+}
+
+/// Whether a transfer that begins has ended already.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// It runs.
+    Running,
+    /// It was committed; its first receipt.
+    Committed(Receipt),
+}
+
+/// What the gateway's hello says of its ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Greeting {
+    /// The latest checkpoint, a signed note.
+    pub checkpoint: String,
+    /// The proof that it goes on from the agent's.
+    pub consistency: Vec<[u8; 32]>,
+}
+
+impl Flow {
+    /// From its parts.
+    pub fn new(parts: FlowParts) -> Self {
+        Self {
+            segments: SegmentStore::new(parts.lake.clone()),
+            parts,
+            segment_memory: Arc::new(Semaphore::new(SEGMENTS_IN_MEMORY)),
+            writers: WriterBudget::new(RUNS_IN_MEMORY, RUNS_ENCODED),
+            claims: Arc::default(),
+            denials: Mutex::new(Denials::default()),
+        }
+    }
+
+    /// Records and leaves.
+    pub fn state(&self) -> &dyn State {
+        self.parts.state.as_ref()
+    }
+
+    /// Proofs and checkpoints.
+    pub fn ledger(&self) -> &Ledger {
+        &self.parts.ledger
+    }
+
+    /// Objects.
+    pub fn lake(&self) -> &Lake {
+        &self.parts.lake
+    }
+
+    /// File versions' objects.
+    pub fn segments(&self) -> &SegmentStore {
+        &self.segments
+    }
+
+    /// Randomness.
+    pub fn entropy(&self) -> &dyn Entropy {
+        self.parts.entropy.as_ref()
+    }
+
+    /// What is fixed.
+    pub fn facts(&self) -> &Facts {
+        &self.parts.facts
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.wall()
+    }
+
+    /// A named point, where kill tests end the process.
+    pub fn failpoint(&self, name: &str) {
+        (self.parts.failpoint)(name);
+    }
+
+    /// A share of the memory for one segment.
+    ///
+    /// # Errors
+    /// Others hold all of it for too long.
+    pub async fn segment_memory(&self) -> Result<OwnedSemaphorePermit, FlowError> {
+        share(&self.segment_memory).await
+    }
+
+    /// Takes a transfer over from whoever runs it.
+    pub fn claim(&self, transfer: TransferId) -> Claim {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = claims.entry(transfer).or_insert_with(|| watch::Sender::new(0));
+        sender.send_modify(|owner| *owner += 1);
+        let mine = *sender.borrow();
+        Claim { transfer, mine, owner: sender.subscribe(), claims: Arc::clone(&self.claims) }
+    }
+
+    /// A version of an entry; 0 means the latest.
+    ///
+    /// # Errors
+    /// There is none, or the state's.
+    pub async fn version(&self, entry: EntryId, number: u64) -> Result<VersionRow, FlowError> {
+        let number = if number > 0 { number } else { self.latest(entry).await?.unwrap_or(0) };
+        let record = self.state().get(Kind::Version, &version_id(entry, number)).await?;
+        read(&record.ok_or(FlowError::NotFound { what: "version: nothing was pushed to this entry yet" })?)
+    }
+
+    /// The number of an entry's latest version.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn latest(&self, entry: EntryId) -> Result<Option<u64>, FlowError> {
+        let record = self.state().get(Kind::Setting, &latest_id(entry)).await?;
+        Ok(record.as_ref().map(read::<LatestRow>).transpose()?.map(|l| l.latest))
+    }
+
+    /// The agent's own transfers.
+    ///
+    /// # Errors
+    /// One that does not exist for it, or the state's.
+    pub async fn transfers(&self, peer: &Peer, id: &str, after: &str) -> Result<Records, FlowError> {
+        let own = |record: &crate::state::Record| read::<TransferRow>(record).map(|row| row.is_of(&peer.agent));
+        let wire = |record: crate::state::Record| WireRecord { id: record.id, json: record.body.into() };
+        if !id.is_empty() {
+            let record = self.state().get(Kind::Transfer, id).await?;
+            let record = record.ok_or(FlowError::NotFound { what: "transfer" })?;
+            if !own(&record)? {
+                return Err(FlowError::NotFound { what: "transfer" });
+            }
+            return Ok(Records { records: vec![wire(record)], next: String::new() });
+        }
+        let filter = Filter { parent: Some(peer.agent.to_string()), ..Filter::default() };
+        let after = (!after.is_empty()).then_some(after);
+        let found = self.state().list(Kind::Transfer, filter, after, PAGE).await?;
+        let next = if found.len() == PAGE as usize { found.last().map(|r| r.id.clone()) } else { None };
+        Ok(Records { records: found.into_iter().map(wire).collect(), next: next.unwrap_or_default() })
+    }
+
+    /// Gives up an open transfer of this agent's: its id is spent, and what was durable of it goes.
+    ///
+    /// # Errors
+    /// One that does not exist for it, one that is committed, or the state's.
+    pub async fn cancel(&self, peer: &Peer, id: &str) -> Result<(), FlowError> {
+        let missing = || FlowError::NotFound { what: "transfer" };
+        let transfer: TransferId = id.parse().map_err(|_| missing())?;
+        let record = self.state().get(Kind::Transfer, id).await?.ok_or_else(missing)?;
+        let row: TransferRow = read(&record)?;
+        if !row.is_of(&peer.agent) {
+            return Err(missing());
+        }
+        match row.status {
+            TransferStatus::Cancelled => return Ok(()),
+            TransferStatus::Committed => {
+                return Err(FlowError::Conflict { what: "the transfer is committed: it cannot be taken back".into() });
+            }
+            TransferStatus::Open => {}
+        }
+        // Whoever runs it stops before its objects go.
+        let _claim = self.claim(transfer);
+        let row = TransferRow { status: TransferStatus::Cancelled, ended_at: Some(self.now().0), ..row };
+        let write = Write::Put(self.draft(&row, peer)?, Expect::Revision(record.revision));
+        self.state().commit(Change { writes: vec![write], ..Change::default() }).await?;
+        self.segments.remove(transfer).await?;
+        Ok(())
+    }
+
+    /// The latest checkpoint, and the proof that it goes on from the one that an agent keeps. A hello is answered without
+    /// them where the ledger fails: the agent then sees that it got none.
+    pub async fn greeting(&self, known: &str) -> Greeting {
+        match self.grown_from(known).await {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                tracing::error!(%error, "no checkpoint for a hello");
+                Greeting::default()
+            }
+        }
+    }
+
+    async fn grown_from(&self, known: &str) -> Result<Greeting, LedgerError> {
+        let (head, checkpoint) = self.ledger().latest().await?;
+        let known = Checkpoint::unverified(known).ok().map(|c| c.size);
+        let consistency = match known.filter(|size| (1..head.size).contains(size)) {
+            Some(size) => self.ledger().consistency(size, head.size).await?,
+            None => Vec::new(),
+        };
+        Ok(Greeting { checkpoint, consistency })
+    }
+
+    /// Counts a refusal: the first of its kind in a minute has its leaf at once, the rest are one count.
+    pub async fn note_refusal(&self, peer: &Peer, error: &FlowError) {
+        let FlowError::Denied(denied) = error else { return };
+        let first = self.denials().denied(self.now(), &peer.agent, denied.word());
+        let Some(summary) = first else { return };
+        let leaf = summary.entry().seal(self.entropy());
+        let noted = match leaf {
+            Ok(leaf) => {
+                self.state().commit(Change { leaves: vec![leaf], ..Change::default() }).await.map_err(FlowError::from)
+            }
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = noted {
+            tracing::error!(%error, "a refusal could not be recorded");
+        }
+    }
+
+    /// Counts a peer that was refused before it was known who it is.
+    pub fn note_stranger(&self) {
+        self.denials().unauthenticated(self.now());
+    }
+
+    /// The counts of minutes that are over, as leaves.
+    ///
+    /// # Errors
+    /// The system has no randomness; the counts are lost to the ledger then, and in the log.
+    pub fn due_denials(&self) -> Result<Vec<NewLeaf>, FlowError> {
+        let due = self.denials().take_due(self.now());
+        due.into_iter().map(|summary| Ok(summary.entry().seal(self.entropy())?)).collect()
+    }
+
+    fn denials(&self) -> std::sync::MutexGuard<'_, Denials> {
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The files of a version.
+    ///
+    /// # Errors
+    /// The lake's: not there, damaged.
+    pub async fn file_manifest(&self, version: &VersionRow) -> Result<FileSetManifest, FlowError> {
+        Ok(FileSetManifest::load(self.lake(), version.transfer, version.manifest).await?)
+    }
+
+    /// The parts of a version of rows.
+    ///
+    /// # Errors
+    /// The lake's: not there, damaged.
+    pub async fn table_manifest(&self, version: &VersionRow) -> Result<TableManifest, FlowError> {
+        Ok(TableManifest::load(self.lake(), version.transfer, version.manifest).await?)
+    }
+
+    /// Puts the manifest of a new version of files.
+    ///
+    /// # Errors
+    /// The lake's.
+    pub async fn put_file_manifest(&self, transfer: TransferId, files: &[FileEntry]) -> Result<Digest, FlowError> {
+        Ok(FileSetManifest::new(files.to_vec())?.save(self.lake(), transfer).await?)
+    }
+
+    /// Removes what an attempt at a version of rows left that was never committed.
+    ///
+    /// # Errors
+    /// The lake's.
+    pub async fn discard_table(&self, transfer: TransferId) -> Result<(), FlowError> {
+        Ok(self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?)
+    }
+
+    /// What all writers of rows share.
+    pub fn writer_budget(&self) -> WriterBudget {
+        self.writers.clone()
+    }
+}
+
+async fn share(memory: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, FlowError> {
+    match tokio::time::timeout(MEMORY_WAIT, Arc::clone(memory).acquire_owned()).await {
+        Ok(Ok(share)) => Ok(share),
+        Ok(Err(_)) | Err(_) => Err(FlowError::OverLimit { what: "the memory for transfers; try again later".into() }),
+    }
+}
+
+/// A session's hold of a transfer, until another session takes it over.
+pub struct Claim {
+    transfer: TransferId,
+    mine: u64,
+    owner: watch::Receiver<u64>,
+    claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
+}
+
+impl Claim {
+    /// Waits until another session holds the transfer.
+    pub async fn lost(&self) {
+        let mut owner = self.owner.clone();
+        // Without a sender nobody can take it over any more.
+        if owner.wait_for(|owner| *owner != self.mine).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if *self.owner.borrow() == self.mine {
+            claims.remove(&self.transfer);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A pull, top to bottom: permit, its record in the ledger, what there is, what is wanted, data, end record, receipt.
+
+use super::commit::{Committing, Opening};
+use super::error::FlowError;
+use super::meter::Meter;
+use super::record::VersionRow;
+use super::wires::Wires;
+use super::{Flow, Opened, serve_files, serve_table};
+use crate::gate::{Ask, Gate, Peer, Permit, PullPermit, Target};
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::predicate::Predicate;
+use lingqu_protocol::receipt::{DataKind, Direction, ReceiptFile};
+use lingqu_protocol::session::SessionError;
+use lingqu_protocol::stream::Channel;
+use lingqu_protocol::wire::{Pull, PullDone, PullEnd, Step, reply, step};
+use std::sync::Arc;
+
+/// What was delivered, as the end record says it.
+#[derive(Clone, Debug, Default)]
+pub struct Delivered {
+    /// Bytes sent in this session.
+    pub sent_bytes: u64,
+    /// Bytes of the files, or of the batches.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Digest over the bytes.
+    pub bytes_root: Option<Digest>,
+    /// Digest over the rows.
+    pub rows_digest: Option<Digest>,
+    /// The files, where they are few.
+    pub listing: Vec<ReceiptFile>,
+}
+
+/// Serves a version of an entry to a requester's agent.
+///
+/// # Errors
+/// Why the receiver has no end record.
+pub async fn pull<C: Channel>(
+    flow: &Arc<Flow>,
+    gate: &Gate,
+    peer: &Peer,
+    ask: Pull,
+    wires: &mut Wires<C>,
+) -> Result<(), FlowError> {
+    let permit = gate.pull(peer, &parse(&ask)?)?;
+    let transfer: TransferId = ask.transfer.parse().map_err(|e| FlowError::bad_data(format!("{e}")))?;
+    let version = flow.version(permit.entry().id, ask.version).await?;
+    let opening = Opening {
+        transfer,
+        direction: Direction::Pull,
+        kind: version.kind,
+        entry: permit.entry().id,
+        grant: Some((permit.grant().id, permit.grant().digest)),
+        mode: String::new(),
+        content: content_digest(&permit, &version, &ask),
+    };
+    match flow.open_transfer(peer, opening).await? {
+        Opened::Committed(receipt) => {
+            wires.reply(reply::Reply::Receipt(receipt)).await?;
+            return flow.take_cosignature(peer, transfer, wires).await;
+        }
+        Opened::Running => {}
+    }
+    let claim = flow.claim(transfer);
+    let meter = Meter::new(Arc::clone(flow), &permit);
+    let served = tokio::select! {
+        biased;
+        cut = permit.leash().cut() => Err(cut.into()),
+        () = claim.lost() => Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
+        served = serve(flow, &permit, transfer, &version, &ask, &meter, wires) => served,
+    };
+    meter.close().await?;
+    let delivered = served?;
+    let receipt = flow.commit_delivery(&permit, Committing::delivery(peer, transfer, &version, delivered)).await?;
+    wires.reply(reply::Reply::Receipt(receipt)).await?;
+    flow.take_cosignature(peer, transfer, wires).await
+}
+
+fn parse(ask: &Pull) -> Result<Ask, FlowError> {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let rows = text(&ask.r#where).map(|t| Predicate::parse(&t)).transpose();
+    let region = text(&ask.region).map(|t| t.parse()).transpose();
+    Ok(Ask {
+        target: Target::parse(&ask.target),
+        columns: ask.columns.clone(),
+        rows: rows.map_err(|e| FlowError::bad_data(format!("--where: {e}")))?,
+        region: region
+            .map_err(|e: lingqu_protocol::region::RegionError| FlowError::bad_data(format!("--region: {e}")))?,
+        purpose: text(&ask.purpose),
+    })
+}
+
+/// Binds a transfer's id to what was asked, under which scope, of which version: another scope is another transfer.
+fn content_digest(permit: &PullPermit, version: &VersionRow, ask: &Pull) -> Digest {
+    let parts = [
+        version.manifest.to_string(),
+        permit.grant().digest.to_string(),
+        permit.purpose().to_owned(),
+        ask.columns.join("\u{1f}"),
+        ask.files.join("\u{1f}"),
+        ask.r#where.clone(),
+        ask.region.clone(),
+    ];
+    Digest::blake3(parts.join("\u{1e}").as_bytes())
+}
+
+async fn serve<C: Channel>(
+    flow: &Arc<Flow>,
+    permit: &PullPermit,
+    transfer: TransferId,
+    version: &VersionRow,
+    ask: &Pull,
+    meter: &Meter,
+    wires: &mut Wires<C>,
+) -> Result<Delivered, FlowError> {
+    let delivered = match version.kind {
+        DataKind::File => serve_files::serve(flow, permit, transfer, version, &ask.files, meter, wires).await?,
+        DataKind::Table if !ask.files.is_empty() => {
+            return Err(FlowError::bad_data("an entry of rows has no files: leave --file out"));
+        }
+        DataKind::Table => serve_table::serve(flow, permit, transfer, version, meter, wires).await?,
+    };
+    permit.leash().check()?;
+    let text = |digest: Option<Digest>| digest.map_or_else(String::new, |d| d.to_string());
+    wires
+        .reply(reply::Reply::PullEnd(PullEnd {
+            bytes: delivered.bytes,
+            files: delivered.files,
+            rows: delivered.rows,
+            bytes_root: text(delivered.bytes_root),
+            rows_digest: text(delivered.rows_digest),
+        }))
+        .await?;
+    confirm(&delivered, next_done(wires).await?)?;
+    Ok(delivered)
+}
+
+async fn next_done<C: Channel>(wires: &mut Wires<C>) -> Result<PullDone, FlowError> {
+    // The receiver syncs everything to its disk and then says so: as long as it takes, while the connection lives.
+    match wires.reader.expect::<Step>("the receiver's word that it has everything").await?.step {
+        Some(step::Step::PullDone(done)) => Ok(done),
+        _ => Err(SessionError::Unexpected {
+            expected: "the receiver's word that it has everything",
+            got: "another step",
+        }
+        .into()),
+    }
+}
+
+fn confirm(delivered: &Delivered, done: PullDone) -> Result<(), FlowError> {
+    let differs = |ours: Option<Digest>, theirs: &str| ours.is_some_and(|d| d.to_string() != theirs);
+    if differs(delivered.bytes_root, &done.bytes_root) || differs(delivered.rows_digest, &done.rows_digest) {
+        return Err(FlowError::Integrity { what: "the receiver's digests are not those of what was sent".into() });
+    }
+    Ok(())
+}

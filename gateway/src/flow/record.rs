@@ -1,0 +1,116 @@
+//! How transfers and versions lie in the state: explicit rows, JSON text, one conversion each way.
+
+use lingqu_protocol::agency::AgentId;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::ids::{EntryId, GrantId, TransferId};
+use lingqu_protocol::receipt::{DataKind, Direction};
+use serde::{Deserialize, Serialize};
+
+/// How far a transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferStatus {
+    /// Begun, and not at its end record yet: running, or waiting to be resumed.
+    Open,
+    /// At its end record, committed.
+    Committed,
+    /// Given up; its id is spent.
+    Cancelled,
+}
+
+/// A transfer, as `transfer show` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRow {
+    /// Its id.
+    pub id: TransferId,
+    /// `CODE/NAME`.
+    pub agent: String,
+    /// Which way.
+    pub direction: Direction,
+    /// What.
+    pub kind: DataKind,
+    /// Of which entry.
+    pub entry: EntryId,
+    /// Under which grant, where it is a pull.
+    pub grant: Option<GrantId>,
+    /// Digest of the answer that the grant follows from.
+    pub grant_digest: Option<Digest>,
+    /// `full` or `append`, where it is a push.
+    pub mode: String,
+    /// How far.
+    pub status: TransferStatus,
+    /// What its id is bound to: names and sizes, or what was asked.
+    pub content: Digest,
+    /// The dataset's version that it made or read.
+    pub version: Option<u64>,
+    /// Bytes of files, or of batches on the wire.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Digest over what was delivered.
+    pub bytes_root: Option<Digest>,
+    /// Digest over the rows, whatever their order and format.
+    pub rows_digest: Option<Digest>,
+    /// Milliseconds since 1970 UTC.
+    pub opened_at: i64,
+    /// Milliseconds since 1970 UTC.
+    pub ended_at: Option<i64>,
+}
+
+/// A version of a dataset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRow {
+    /// Of which entry.
+    pub entry: EntryId,
+    /// 1, 2, 3 …
+    pub number: u64,
+    /// What.
+    pub kind: DataKind,
+    /// The transfer that brought it, under whose id its objects lie.
+    pub transfer: TransferId,
+    /// Digest of its manifest object.
+    pub manifest: Digest,
+    /// Bytes.
+    pub bytes: u64,
+    /// Files.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Digest over its bytes.
+    pub bytes_root: Digest,
+    /// Digest over its rows.
+    pub rows_digest: Option<Digest>,
+    /// Milliseconds since 1970 UTC.
+    pub committed_at: i64,
+}
+
+/// The latest version of a dataset: what a commit moves forward, and only from where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LatestRow {
+    /// Its number.
+    pub latest: u64,
+}
+
+impl TransferRow {
+    /// Whether it is this agent's: to others it does not exist.
+    pub fn is_of(&self, agent: &AgentId) -> bool {
+        self.agent == agent.to_string()
+    }
+}
+
+/// The id of a version's record; padded so that versions are listed in their order.
+pub fn version_id(entry: EntryId, number: u64) -> String {
+    format!("{entry}/{number:020}")
+}
+
+/// The id of the record that holds a dataset's latest version.
+pub fn latest_id(entry: EntryId) -> String {
+    format!("latest/{entry}")
+}
+
+/// The id of the record that holds what was used of a grant's volume.
+pub fn volume_id(grant: GrantId) -> String {
+    format!("volume/{grant}")
+}

@@ -1,0 +1,107 @@
+//! Rows out of the lake: exactly the permitted columns and rows, batch by batch, on one stream.
+
+use super::Flow;
+use super::error::FlowError;
+use super::meter::Meter;
+use super::pull::Delivered;
+use super::record::VersionRow;
+use super::wires::{DataLane, Wires, token};
+use crate::gate::{Permit, PullPermit};
+use crate::lake::reader::TableReader;
+use crate::metrics;
+use bytes::Bytes;
+use lingqu_protocol::columns::projected_schema;
+use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::frame::{self, FrameKind};
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::ipc;
+use lingqu_protocol::rows::RowsDigest;
+use lingqu_protocol::session::SessionError;
+use lingqu_protocol::stream::{Channel, SendHalf};
+use lingqu_protocol::wire::{PullReady, Step, reply, step};
+use std::sync::Arc;
+
+/// Serves the permitted rows of a version.
+///
+/// # Errors
+/// Why the receiver has no end record.
+pub async fn serve<C: Channel>(
+    flow: &Arc<Flow>,
+    permit: &PullPermit,
+    transfer: TransferId,
+    version: &VersionRow,
+    meter: &Meter,
+    wires: &mut Wires<C>,
+) -> Result<Delivered, FlowError> {
+    let spec = Arc::clone(&permit.entry().spec);
+    let manifest = Arc::new(flow.table_manifest(version).await?);
+    let names: Vec<&str> =
+        permit.columns().iter().filter_map(|i| spec.items.get(*i)).map(|item| item.name.as_str()).collect();
+    let rows_at_most = manifest.rows();
+    let mut reader = TableReader::open(flow.lake().clone(), manifest, &names, permit.rows().cloned())?;
+    let token = token(flow.entropy())?;
+    wires
+        .reply(reply::Reply::PullReady(PullReady {
+            grant: permit.grant().id.to_string(),
+            entry: permit.entry().id.to_string(),
+            version: version.number,
+            kind: "table".to_owned(),
+            token: token.to_vec().into(),
+            files: 0,
+            bytes: 0,
+            rows_at_most,
+        }))
+        .await?;
+    match wires.expect::<Step>("the receiver's start").await?.step {
+        Some(step::Step::PullStart(_)) => {}
+        _ => return Err(SessionError::Unexpected { expected: "the receiver's start", got: "another step" }.into()),
+    }
+    let lane = DataLane::open(&wires.channel, transfer, token, permit.leash().clone()).await?;
+    let schema = projected_schema(&spec, permit.columns());
+    let mut sending = Sending {
+        lane,
+        encoder: ipc::Encoder::new(schema).map_err(|e| FlowError::Machine(e.to_string()))?,
+        bytes: blake3::Hasher::new(),
+        delivered: Delivered::default(),
+    };
+    let mut digest = RowsDigest::of_places(&spec, permit.columns());
+    let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
+    sending.frame(vec![first], meter).await?;
+    while let Some(batch) = reader.next().await? {
+        permit.leash().check()?;
+        digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?;
+        for piece in ipc::cut(&batch) {
+            let (body, _) = sending.encoder.batch(&piece).map_err(|e| FlowError::OverLimit { what: e.to_string() })?;
+            sending.frame(body, meter).await?;
+            sending.delivered.rows += piece.num_rows() as u64;
+            metrics::sent_rows(piece.num_rows() as u64);
+        }
+    }
+    sending.lane.finish();
+    let bytes_root = Digest { algorithm: Algorithm::Blake3, bytes: *sending.bytes.finalize().as_bytes() };
+    Ok(Delivered { bytes_root: Some(bytes_root), rows_digest: Some(digest.finish()), ..sending.delivered })
+}
+
+struct Sending<S: SendHalf> {
+    lane: DataLane<S>,
+    encoder: ipc::Encoder,
+    bytes: blake3::Hasher,
+    delivered: Delivered,
+}
+
+impl<S: SendHalf> Sending<S> {
+    /// One Batch frame, counted before it is sent. Its pieces share the batch's buffers.
+    async fn frame(&mut self, body: Vec<Bytes>, meter: &Meter) -> Result<(), FlowError> {
+        let bytes: usize = body.iter().map(Bytes::len).sum();
+        meter.take(bytes as u64).await?;
+        self.lane.raw(Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?)).await?;
+        for piece in body {
+            self.bytes.update(&piece);
+            self.lane.raw(piece).await?;
+        }
+        self.delivered.bytes += bytes as u64;
+        self.delivered.sent_bytes += bytes as u64;
+        metrics::sent(bytes as u64);
+        Ok(())
+    }
+}

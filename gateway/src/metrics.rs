@@ -1,0 +1,107 @@
+//! Every metric's name, unit and labels. Label values come from fixed lists: no peer can make new series.
+
+use lingqu_protocol::close::CloseCode;
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::time::Duration;
+
+/// Bytes that came in and are durable.
+pub const RECEIVED_BYTES: &str = "lingqu_received_bytes_total";
+/// Bytes handed to the transport.
+pub const SENT_BYTES: &str = "lingqu_sent_bytes_total";
+/// Rows that came in.
+pub const RECEIVED_ROWS: &str = "lingqu_received_rows_total";
+/// Rows handed to the transport.
+pub const SENT_ROWS: &str = "lingqu_sent_rows_total";
+/// Requests by `operation` and `outcome` (a close code's name).
+pub const REQUESTS: &str = "lingqu_requests_total";
+/// Connections that stand.
+pub const CONNECTIONS: &str = "lingqu_connections";
+/// Handshakes refused, by `reason`.
+pub const REFUSED_HANDSHAKES: &str = "lingqu_refused_handshakes_total";
+/// Flows under a permit.
+pub const RUNNING_FLOWS: &str = "lingqu_running_flows";
+/// 1 while permits are given, 0 while the gate is closed.
+pub const GATE_OPEN: &str = "lingqu_gate_open";
+/// Leaves in the ledger.
+pub const LEDGER_SIZE: &str = "lingqu_ledger_leaves";
+/// Known agencies, agents, entries and grants, by `kind`.
+pub const REGISTERED: &str = "lingqu_registered";
+/// Seconds of the gateway's own check of policy, ledger and clock.
+pub const CHECK_SECONDS: &str = "lingqu_health_check_seconds";
+
+/// Describes every metric to the recorder.
+pub fn describe() {
+    describe_counter!(RECEIVED_BYTES, Unit::Bytes, "bytes that came in and are durable");
+    describe_counter!(SENT_BYTES, Unit::Bytes, "bytes handed to the transport");
+    describe_counter!(RECEIVED_ROWS, Unit::Count, "rows that came in");
+    describe_counter!(SENT_ROWS, Unit::Count, "rows handed to the transport");
+    describe_counter!(REQUESTS, Unit::Count, "requests by operation and outcome");
+    describe_gauge!(CONNECTIONS, Unit::Count, "connections that stand");
+    describe_counter!(REFUSED_HANDSHAKES, Unit::Count, "handshakes refused, by reason");
+    describe_gauge!(RUNNING_FLOWS, Unit::Count, "flows under a permit");
+    describe_gauge!(GATE_OPEN, Unit::Count, "1 while permits are given");
+    describe_gauge!(LEDGER_SIZE, Unit::Count, "leaves in the ledger");
+    describe_gauge!(REGISTERED, Unit::Count, "known agencies, agents, entries and grants");
+    describe_histogram!(CHECK_SECONDS, Unit::Seconds, "the gateway's check of policy, ledger and clock");
+}
+
+/// Counts bytes that came in and are durable.
+pub fn received(bytes: u64) {
+    counter!(RECEIVED_BYTES).increment(bytes);
+}
+
+/// Counts bytes handed to the transport.
+pub fn sent(bytes: u64) {
+    counter!(SENT_BYTES).increment(bytes);
+}
+
+/// Counts rows that came in.
+pub fn received_rows(rows: u64) {
+    counter!(RECEIVED_ROWS).increment(rows);
+}
+
+/// Counts rows handed to the transport.
+pub fn sent_rows(rows: u64) {
+    counter!(SENT_ROWS).increment(rows);
+}
+
+/// Counts a request and how it ended.
+pub fn request(operation: &'static str, failed: Option<CloseCode>) {
+    let outcome = failed.map_or("done", |code| match code {
+        CloseCode::Done => "done",
+        CloseCode::Denied => "denied",
+        CloseCode::Suspended => "suspended",
+        CloseCode::Expired => "expired",
+        CloseCode::OverLimit => "over_limit",
+        CloseCode::Integrity => "integrity",
+        CloseCode::BadData => "bad_data",
+        CloseCode::Protocol => "protocol",
+        CloseCode::Busy => "busy",
+        CloseCode::Draining => "draining",
+        CloseCode::Closed => "closed",
+        CloseCode::Internal => "internal",
+        CloseCode::Cancelled => "cancelled",
+    });
+    counter!(REQUESTS, "operation" => operation, "outcome" => outcome).increment(1);
+}
+
+/// Counts a refused handshake.
+pub fn refused_handshake(reason: &'static str) {
+    counter!(REFUSED_HANDSHAKES, "reason" => reason).increment(1);
+}
+
+/// Says how many connections stand.
+pub fn connections(now: usize) {
+    gauge!(CONNECTIONS).set(now as f64);
+}
+
+/// What the once-a-second check found.
+pub fn health(open: bool, running: usize, ledger: u64, registered: [usize; 4], took: Duration) {
+    gauge!(GATE_OPEN).set(if open { 1.0 } else { 0.0 });
+    gauge!(RUNNING_FLOWS).set(running as f64);
+    gauge!(LEDGER_SIZE).set(ledger as f64);
+    for (kind, count) in ["agency", "agent", "entry", "grant"].into_iter().zip(registered) {
+        gauge!(REGISTERED, "kind" => kind).set(count as f64);
+    }
+    histogram!(CHECK_SECONDS).record(took.as_secs_f64());
+}
