@@ -170,14 +170,35 @@ impl Gateway {
         }
         reply(writer, reply::Reply::Durable(Durable { last: true, ..Durable::default() })).await?;
         let mut streams = tokio::task::JoinSet::new();
+        let end = self.collect(channel, &ask.transfer, &plan, reader, &mut streams).await;
+        // What is durable stands still before anybody hears of the end.
+        streams.shutdown().await;
+        let json = self.commit(&ask.transfer, &plan, &end?);
+        if self.lie() == Lie::LoseReceipt {
+            self.honest();
+            return Err(Cut::Close);
+        }
+        self.settle(json, writer, reader).await
+    }
+
+    async fn collect(
+        self: &Arc<Self>,
+        channel: &MemoryChannel,
+        transfer: &str,
+        plan: &Arc<Plan>,
+        reader: &mut Reader,
+        streams: &mut tokio::task::JoinSet<Result<(), Cut>>,
+    ) -> Result<PushEnd, Cut> {
         let mut end = None;
-        let whole = |end: &Option<PushEnd>| {
-            end.is_some() && self.held.lock().unwrap()[&ask.transfer].segments.len() as u32 == plan.segments()
-        };
-        while !whole(&end) {
+        loop {
+            if let Some(end) = &end
+                && self.held.lock().unwrap()[transfer].segments.len() as u32 == plan.segments()
+            {
+                return Ok(PushEnd::clone(end));
+            }
             tokio::select! {
                 stream = channel.accept_uni() => {
-                    let (gateway, transfer, plan) = (self.clone(), ask.transfer.clone(), plan.clone());
+                    let (gateway, transfer, plan) = (self.clone(), transfer.to_owned(), plan.clone());
                     let stream = stream.map_err(|_| Cut::Gone)?;
                     streams.spawn(async move { gateway.take(stream, transfer, &plan).await });
                 }
@@ -188,12 +209,6 @@ impl Gateway {
                 },
             }
         }
-        let json = self.commit(&ask.transfer, &plan, &end.unwrap());
-        if self.lie() == Lie::LoseReceipt {
-            self.honest();
-            return Err(Cut::Close);
-        }
-        self.settle(json, writer, reader).await
     }
 
     async fn take(self: Arc<Self>, recv: Recv, transfer: String, plan: &Plan) -> Result<(), Cut> {

@@ -18,10 +18,16 @@ use crate::connect::{ControlStream, Session};
 use crate::error::{AgentError, Told};
 use crate::outbox::Outbox;
 use lingqu_protocol::host::{Clock, Disk};
-use lingqu_protocol::stream::Channel;
+use lingqu_protocol::session::SessionError;
+use lingqu_protocol::stream::{Channel, StreamError};
 use lingqu_protocol::wire::reply::Reply;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the reason of a broken data stream is waited for: the gateway says it before it resets, so it is a round trip
+/// away at most.
+const REASON_WAIT: Duration = Duration::from_secs(3);
 
 /// Reaches the gateway, again and again where it must.
 pub trait Dial: Send + Sync {
@@ -81,7 +87,24 @@ pub(crate) async fn answer<C: Channel>(control: &mut ControlStream<C>) -> Result
     }
 }
 
-/// Why a data stream broke: the refusal on the control stream where the transport broke it, else `error` itself.
+/// Why a data stream broke, looked for a few seconds on the control stream: a refusal, or the end of the whole connection,
+/// says more than the code of one stream; else `error` itself.
 pub(crate) async fn reason<C: Channel>(control: &mut ControlStream<C>, error: AgentError) -> AgentError {
-    if matches!(error, AgentError::Session(_)) { control.reason(error).await } else { error }
+    if !matches!(error, AgentError::Session(SessionError::Stream(StreamError::Reset(_)))) {
+        return if matches!(error, AgentError::Session(_)) { control.reason(error).await } else { error };
+    }
+    let look = async {
+        loop {
+            if let Err(said) = answer(control).await {
+                return said;
+            }
+        }
+    };
+    match tokio::time::timeout(REASON_WAIT, look).await {
+        Ok(
+            said @ (AgentError::Refused(_)
+            | AgentError::Session(SessionError::Stream(StreamError::Closed(_) | StreamError::Lost(_)))),
+        ) => said,
+        Ok(_) | Err(_) => error,
+    }
 }
