@@ -2,12 +2,33 @@
 
 pub mod args;
 
-use crate::connect::Link;
+mod acts;
+mod check;
+mod doctor;
+mod join;
+mod look;
+mod officer;
+mod paper;
+mod receipt;
+mod renew;
+mod transfers;
+
+use crate::connect::{Backoff, Link, Session};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;
 use crate::output::Output;
+use crate::records::Kind;
+use args::{ApplicationCommand, CatalogueCommand, Command, GrantCommand, OfficerCommand, ReceiptCommand};
+use lingqu_certs::os;
 use lingqu_certs::profile::Profile;
-use std::path::PathBuf;
+use lingqu_certs::quic::QuicChannel;
+use std::path::{Path, PathBuf};
+
+/// Exit code of a command that did what was asked.
+pub const DONE: u8 = 0;
+
+/// Exit code of a command that wrote down what was asked, to be done later.
+pub const QUEUED: u8 = 8;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -25,8 +46,8 @@ impl App {
     ///
     /// # Errors
     /// `Usage` where none was.
-    pub fn profile_dir(&self) -> Result<&PathBuf, AgentError> {
-        self.profile_dir.as_ref().ok_or_else(|| {
+    pub fn profile_dir(&self) -> Result<&Path, AgentError> {
+        self.profile_dir.as_deref().ok_or_else(|| {
             AgentError::Usage(
                 Told::new("no_profile", "no profile was named", "未指定代理配置目录").next(
                     "add --profile DIR, or set LINGQU_PROFILE",
@@ -51,4 +72,80 @@ impl App {
     pub fn link(&self) -> Result<Link, AgentError> {
         Ok(Link::new(self.machine.clone(), self.profile()?))
     }
+
+    /// Opens a session, lets `work` use it, and says goodbye. A certificate that is due is renewed on the way.
+    ///
+    /// # Errors
+    /// What is in the way, and what `work` says.
+    pub async fn with_session<T>(
+        &self,
+        work: impl AsyncFnOnce(&Session<QuicChannel>) -> Result<T, AgentError>,
+    ) -> Result<T, AgentError> {
+        let link = self.link()?;
+        let session = link.open(Backoff::COMMAND).await?;
+        renew::where_due(&link, &session).await;
+        let done = work(&session).await;
+        session.close();
+        link.goodbye().await;
+        done
+    }
+}
+
+/// Does what was asked and gives the exit code: [`DONE`] or [`QUEUED`].
+///
+/// # Errors
+/// Everything else; [`AgentError::exit_code`] has the code.
+pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
+    match command {
+        Command::Join(args) => join::join(app, &args).await?,
+        Command::Status => look::status(app).await?,
+        Command::Doctor => doctor::doctor(app).await?,
+        Command::Renew => renew::renew(app).await?,
+        Command::Officer(OfficerCommand::Request(args)) => officer::request(app, args)?,
+        Command::Inbox => look::list(app, Kind::Inbox).await?,
+        Command::Catalogue(CatalogueCommand::Submit(args)) => acts::submit(app, &args).await?,
+        Command::Catalogue(CatalogueCommand::Review(args)) => acts::review(app, &args).await?,
+        Command::Catalogue(CatalogueCommand::List) => look::list(app, Kind::Catalogue).await?,
+        Command::Catalogue(CatalogueCommand::Show(args)) => look::show(app, Kind::Catalogue, &args.id).await?,
+        Command::Apply(args) => acts::apply(app, &args).await?,
+        Command::Application(ApplicationCommand::List) => look::list(app, Kind::Application).await?,
+        Command::Application(ApplicationCommand::Show(args)) => look::show(app, Kind::Application, &args.id).await?,
+        Command::Application(ApplicationCommand::Answer(args)) | Command::Answer(args) => {
+            acts::answer(app, &args).await?;
+        }
+        Command::Grant(GrantCommand::List) => look::list(app, Kind::Grant).await?,
+        Command::Grant(GrantCommand::Show(args)) => look::show(app, Kind::Grant, &args.id).await?,
+        Command::Grant(GrantCommand::Suspend(args)) => acts::suspend(app, &args).await?,
+        Command::Grant(GrantCommand::Reinstate(args)) => acts::reinstate(app, &args).await?,
+        Command::Grant(GrantCommand::Terminate(args)) => acts::terminate(app, &args).await?,
+        Command::Sign(args) => paper::sign(app, &args)?,
+        Command::Send(args) => paper::send(app, &args).await?,
+        Command::Verify(args) => paper::verify(app, &args)?,
+        Command::Push(command) => return transfers::push(app, command).await,
+        Command::Pull(args) => return transfers::pull(app, args).await,
+        Command::Transfer(command) => return transfers::transfer(app, command).await,
+        Command::Receipt(ReceiptCommand::Verify(args)) => receipt::verify(app, &args)?,
+    }
+    Ok(DONE)
+}
+
+/// A file that the caller named.
+pub(crate) fn read_input(path: &Path, bytes_max: usize) -> Result<Vec<u8>, AgentError> {
+    os::read_bounded(path, bytes_max as u64).map_err(|e| AgentError::input(path, &e))
+}
+
+/// A text file that the caller named.
+pub(crate) fn read_text(path: &Path, bytes_max: usize) -> Result<String, AgentError> {
+    String::from_utf8(read_input(path, bytes_max)?).map_err(|_| {
+        let path = path.display();
+        AgentError::Data(
+            Told::new("not_utf8", format!("{path} is not UTF-8 text"), format!("{path} 不是 UTF-8 文本"))
+                .next("save it as UTF-8", "另存为 UTF-8 编码"),
+        )
+    })
+}
+
+/// Writes a file that the caller named, whole or not at all.
+pub(crate) fn write_output(path: &Path, bytes: &[u8]) -> Result<(), AgentError> {
+    os::write_atomic(path, bytes).map_err(|e| AgentError::io("writing", path, &e))
 }

@@ -10,10 +10,13 @@
 pub mod cli;
 pub mod connect;
 pub mod download;
+pub mod draft;
 pub mod error;
+pub mod join;
 pub mod machine;
 pub mod outbox;
 pub mod output;
+pub mod records;
 pub mod transfer;
 pub mod upload;
 

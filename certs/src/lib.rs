@@ -10,6 +10,7 @@ pub mod ca;
 pub mod chain;
 pub mod document;
 pub mod invitation;
+pub mod joining;
 pub mod key;
 pub mod memory;
 pub mod officer;

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 /// What `--help` says after the commands.
 const AFTER_HELP: &str = "\
 First steps:
-  lingqu --profile ~/lingqu join lingqu-invitation:...     the operator of the gateway gives the invitation
+  lingqu --profile ~/lingqu join lingqu-invite-1:...     the operator of the gateway gives the invitation
   export LINGQU_PROFILE=~/lingqu
   lingqu doctor                                            is everything ready? what must the firewall let through?
   lingqu catalogue list                                    what can be shared
@@ -95,10 +95,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  lingqu --profile ~/lingqu join lingqu-invitation:...
+  lingqu --profile ~/lingqu join lingqu-invite-1:...
   Without a connection to the gateway:
-  lingqu --profile ~/lingqu join lingqu-invitation:... --request request.json      then carry the file to the operator
-  lingqu --profile ~/lingqu join lingqu-invitation:... --certificate answer.json   with what the operator gave back
+  lingqu --profile ~/lingqu join lingqu-invite-1:... --request request.json      then carry the file to the operator
+  lingqu --profile ~/lingqu join lingqu-invite-1:... --certificate answer.json   with what the operator gave back
 
 If the answer is lost, run the same command again: the key that was made is kept until it has its certificate.")]
 pub struct JoinArgs {

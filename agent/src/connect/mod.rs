@@ -4,6 +4,8 @@ mod backoff;
 mod checkpoints;
 mod dial;
 mod link;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use backoff::{Backoff, with_retries};
 pub use checkpoints::{Checkpoints, Pins};
