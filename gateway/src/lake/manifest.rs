@@ -2,7 +2,8 @@
 //! there every byte of the version is vouched for.
 //!
 //! An object is `LINGQUMF` ‖ format version (u16, little endian) ‖ kind (1 files, 2 table) ‖ algorithm of the digests
-//! (1 = BLAKE3) ‖ a protobuf message ([`super::manifest_rows`]). Its own digest is BLAKE3 over all of it.
+//! (1 = BLAKE3) ‖ a protobuf message ([`super::manifest_rows`]) ‖ BLAKE3 over all before. The digest that the state names is
+//! BLAKE3 over all of it; the one inside tells whether a manifest that the state does not name yet is whole.
 
 use super::error::LakeError;
 use super::manifest_rows as rows;
@@ -33,6 +34,7 @@ const MAGIC: &[u8; 8] = b"LINGQUMF";
 const VERSION: u16 = 1;
 const BLAKE3: u8 = 1;
 const HEADER_BYTES: usize = 12;
+const SEAL_BYTES: usize = 32;
 
 /// What a listing of parts starts with, so that its digest is nothing else's.
 const PARTS_DOMAIN: &[u8] = b"lingqu table parts v1\n";
@@ -262,13 +264,12 @@ pub trait Manifest: Sized {
         Self: Sync,
     {
         let object = path::<Self>(transfer);
-        let (header, body) = (header::<Self>(), self.to_body());
+        let whole = seal::<Self>(&self.to_body());
         async move {
-            let bytes = (HEADER_BYTES + body.len()) as u64;
+            let bytes = whole.len() as u64;
             if bytes > MANIFEST_BYTES_MAX {
                 return Err(LakeError::TooLarge { what: "a manifest", bytes, bytes_max: MANIFEST_BYTES_MAX });
             }
-            let whole: Bytes = [header, body.into()].concat().into();
             let same = lake.put_new(&object, vec![whole.clone()]).await?
                 || lake.get(&object, MANIFEST_BYTES_MAX).await? == whole;
             if same { Ok(Digest::blake3(&whole)) } else { Err(LakeError::Conflict { object: object.to_string() }) }
@@ -286,9 +287,31 @@ pub trait Manifest: Sized {
             if digest.algorithm != Algorithm::Blake3 || Digest::blake3(&whole) != digest {
                 return Err(lake.quarantine(&object, None, "its digest is not the one that the state names").await);
             }
-            let body = whole.strip_prefix(header::<Self>().as_ref()).and_then(Self::from_body);
-            // The digest fits, so it is as it was written: by a version that this one does not know.
-            body.ok_or_else(|| bad(format!("manifest {object} is of a form that this version does not read")))
+            // The digest fits, so it is as it was written: where it is not read, by a version that this one does not know.
+            unseal(&whole).ok_or_else(|| unknown_form(&object))
+        }
+    }
+
+    /// The manifest that is there for a transfer, and its digest: what an attempt saved before the state could name it.
+    /// `None` where there is none.
+    ///
+    /// # Errors
+    /// [`LakeError::Damaged`], and it is in quarantine: the transfer can be written anew; the store failed.
+    fn find(
+        lake: &Lake,
+        transfer: TransferId,
+    ) -> impl Future<Output = Result<Option<(Self, Digest)>, LakeError>> + Send {
+        let object = path::<Self>(transfer);
+        async move {
+            let whole = match lake.get(&object, MANIFEST_BYTES_MAX).await {
+                Err(LakeError::NotFound { .. }) => return Ok(None),
+                got => got?,
+            };
+            if !is_sealed(&whole) {
+                return Err(lake.quarantine(&object, None, "its own digest").await);
+            }
+            let manifest = unseal(&whole).ok_or_else(|| unknown_form(&object))?;
+            Ok(Some((manifest, Digest::blake3(&whole))))
         }
     }
 }
@@ -324,13 +347,36 @@ pub(crate) fn path<M: Manifest>(transfer: TransferId) -> Path {
     Path::from(M::PREFIX).join(transfer.to_string()).join("manifest")
 }
 
-fn header<M: Manifest>() -> Bytes {
-    let mut header = BytesMut::with_capacity(HEADER_BYTES);
-    header.put_slice(MAGIC);
-    header.put_u16_le(VERSION);
-    header.put_u8(M::KIND);
-    header.put_u8(BLAKE3);
-    header.freeze()
+fn seal<M: Manifest>(body: &[u8]) -> Bytes {
+    let mut whole = BytesMut::with_capacity(HEADER_BYTES + body.len() + SEAL_BYTES);
+    whole.put_slice(&header::<M>());
+    whole.put_slice(body);
+    let digest = blake3::hash(&whole);
+    whole.put_slice(digest.as_bytes());
+    whole.freeze()
+}
+
+fn is_sealed(whole: &[u8]) -> bool {
+    whole.split_last_chunk::<SEAL_BYTES>().is_some_and(|(content, seal)| blake3::hash(content).as_bytes() == seal)
+}
+
+fn unseal<M: Manifest>(whole: &[u8]) -> Option<M> {
+    let (content, _) = whole.split_last_chunk::<SEAL_BYTES>()?;
+    M::from_body(content.strip_prefix(&header::<M>())?)
+}
+
+fn header<M: Manifest>() -> [u8; HEADER_BYTES] {
+    let mut header = [0; HEADER_BYTES];
+    let mut rest = header.as_mut_slice();
+    rest.put_slice(MAGIC);
+    rest.put_u16_le(VERSION);
+    rest.put_u8(M::KIND);
+    rest.put_u8(BLAKE3);
+    header
+}
+
+fn unknown_form(object: &Path) -> LakeError {
+    bad(format!("manifest {object} is of a form that this version does not read"))
 }
 
 fn bad(what: String) -> LakeError {
@@ -338,95 +384,6 @@ fn bad(what: String) -> LakeError {
 }
 
 #[cfg(test)]
+#[path = "manifest_tests.rs"]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use lingqu_protocol::predicate::Value;
-    use object_store::memory::InMemory;
-    use std::sync::Arc;
-
-    const TRANSFER: TransferId = TransferId::from_bits(5);
-
-    fn file(name: &str) -> FileEntry {
-        FileEntry { name: name.to_owned(), bytes: name.len() as u64, root: Digest::blake3(name.as_bytes()) }
-    }
-
-    fn table() -> TableManifest {
-        let slice = |offset| Slice { offset, bytes: 10, digest: [offset as u8; 32] };
-        let stats = |min, max| ColumnStats { min, max, may_be_null: true, may_be_value: true };
-        let text = |t: &str| Some(Value::String(t.to_owned()));
-        let summaries = vec![
-            ColumnSummary { column: 0, stats: stats(text("4403"), text("440304")), nulls: 1 },
-            ColumnSummary { column: 1, stats: stats(Some(Value::Decimal(-7)), None), nulls: 2 },
-        ];
-        let part = Part {
-            object: "tables/x/00000000".to_owned(),
-            bytes: 100,
-            digest: Digest::blake3(b"part"),
-            encryption: "none".to_owned(),
-            key_id: None,
-            footer: slice(80),
-            rows_sum: RowsSum::default(),
-            row_groups: vec![RowGroup { rows: 3, chunks: vec![slice(0), slice(10)], summaries }],
-        };
-        let column = |name: &str, item_type| ColumnInfo { name: name.to_owned(), item_type, nullable: true };
-        let columns = vec![column("region", ItemType::String), column("amount", ItemType::Decimal(15, 2))];
-        TableManifest { columns, region_column: Some(0), parts: vec![part] }
-    }
-
-    #[tokio::test]
-    async fn manifests_are_read_as_they_were_saved_and_never_changed() {
-        let lake = Lake::new(Arc::new(InMemory::new()));
-        let set = FileSetManifest::new(vec![file("a"), file("b/c")]).unwrap();
-        let digest = set.save(&lake, TRANSFER).await.unwrap();
-        assert_eq!(set.save(&lake, TRANSFER).await.unwrap(), digest, "the same again");
-        assert_eq!(FileSetManifest::load(&lake, TRANSFER, digest).await.unwrap(), set);
-        let other = FileSetManifest::new(vec![file("a")]).unwrap();
-        assert!(matches!(other.save(&lake, TRANSFER).await, Err(LakeError::Conflict { .. })));
-
-        let digest = table().save(&lake, TRANSFER).await.unwrap();
-        assert_eq!(TableManifest::load(&lake, TRANSFER, digest).await.unwrap(), table());
-        let wrong = TableManifest::load(&lake, TRANSFER, Digest::blake3(b"")).await;
-        assert!(matches!(wrong, Err(LakeError::Damaged { .. })), "{wrong:?}");
-        let gone = TableManifest::load(&lake, TRANSFER, digest).await;
-        assert!(matches!(gone, Err(LakeError::NotFound { .. })), "it is in quarantine: {gone:?}");
-    }
-
-    #[test]
-    fn sets_out_of_order_or_with_a_name_twice_are_refused() {
-        for files in [vec![], vec![file("b"), file("a")], vec![file("a"), file("a")]] {
-            assert!(FileSetManifest::new(files).is_err());
-        }
-    }
-
-    #[test]
-    fn a_body_with_ranges_outside_its_object_or_columns_is_refused() {
-        let ok = |table: &TableManifest| TableManifest::from_body(&table.to_body()).is_some();
-        assert!(ok(&table()));
-        let change = |change: fn(&mut TableManifest)| {
-            let mut changed = table();
-            change(&mut changed);
-            ok(&changed)
-        };
-        assert!(!change(|t| t.parts[0].footer.offset = u64::MAX));
-        assert!(!change(|t| t.parts[0].row_groups[0].chunks[1].bytes = 91));
-        assert!(!change(|t| t.parts[0].row_groups[0].chunks.truncate(1)));
-        assert!(!change(|t| t.parts[0].row_groups[0].summaries[0].column = 2));
-        assert!(!change(|t| t.region_column = Some(2)));
-        let body = table().to_body();
-        (0..body.len()).for_each(|len| drop(TableManifest::from_body(&body[..len])));
-    }
-
-    #[test]
-    fn regions_lead_to_row_groups_and_digests_cover_what_they_say() {
-        let regions = lingqu_protocol::region::RegionTable::national();
-        let groups = |code: &str| table().row_groups_of(regions.check(code).unwrap());
-        assert_eq!((groups("44"), groups("440304"), groups("11")), (vec![(0, 0)], vec![(0, 0)], vec![]));
-        let mut other = table();
-        other.parts[0].bytes = 101;
-        assert!(other.root() != table().root() && other.schema_digest() == table().schema_digest());
-        let mut other = table();
-        other.columns[1].nullable = false;
-        assert!(other.root() == table().root() && other.schema_digest() != table().schema_digest());
-    }
-}
+mod tests;

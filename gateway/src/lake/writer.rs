@@ -85,7 +85,7 @@ impl TableWriter {
     /// transfer has one writer at a time.
     ///
     /// # Errors
-    /// [`LakeError::Conflict`] where an attempt of it was finished: load its manifest instead; the store failed.
+    /// [`LakeError::Conflict`] where an attempt of it was finished: [`Manifest::find`] gives it; the store failed.
     pub async fn start(
         lake: Lake,
         budget: WriterBudget,
@@ -189,7 +189,12 @@ impl TableWriter {
         Ok(())
     }
 
-    async fn flush(&mut self) -> Result<(), LakeError> {
+    /// Writes the rows that are held in memory as a part and gives their memory back. To be called when the sender is
+    /// slow, so that it holds up nobody.
+    ///
+    /// # Errors
+    /// No room; the store failed. The version cannot be finished whole then.
+    pub async fn flush(&mut self) -> Result<(), LakeError> {
         if self.run.is_empty() {
             return Ok(());
         }

@@ -2,4 +2,5 @@
 
 pub mod contract;
 pub mod disk;
+mod machine;
 pub mod rng;

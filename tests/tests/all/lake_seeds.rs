@@ -1,16 +1,19 @@
 //! Seeded simulation of ingest: transfers are pushed into the lake on a disk that forgets, the power goes or the process
 //! is killed at random operations, syncs fail, room runs out; then all restarts and the invariants are checked.
 //!
-//! I1: a segment that was acknowledged is there and whole. I2: one that was not is absent or whole.
+//! I1: a segment or a table version that was acknowledged is there and whole. I2: one that was not is absent or whole.
 //! `LINGQU_SEED` runs one seed, `LINGQU_SEEDS` says how many.
 
 use super::segments::cut;
+use super::tables::{digest_of, read_ids, rows, write};
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use lingqu_gateway::lake::LakeError;
 use lingqu_gateway::lake::local::LocalStore;
+use lingqu_gateway::lake::manifest::{Manifest, TableManifest};
 use lingqu_gateway::lake::segment::{SegmentStore, VerifiedSegment};
 use lingqu_gateway::lake::store::Lake;
-use lingqu_protocol::digest::CHUNK_BYTES;
+use lingqu_protocol::digest::{CHUNK_BYTES, Digest};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::plan::Plan;
 use lingqu_tests::faults::disk::FakeDisk;
@@ -20,6 +23,9 @@ use std::sync::Arc;
 
 /// Seeds in an ordinary run: seconds in release.
 const SEEDS: u64 = 300;
+
+/// Runs with tables, which cost more: one in so many.
+const TABLES_ONE_IN: u64 = 5;
 
 /// A transfer as its sender sees it.
 struct Push {
@@ -49,12 +55,57 @@ impl Push {
     }
 }
 
-fn open(disk: &FakeDisk) -> Result<SegmentStore, std::io::Error> {
-    Ok(SegmentStore::new(Lake::new(Arc::new(LocalStore::open(Arc::new(disk.clone()), "/lake")?))))
+/// A table push as its sender sees it.
+struct TablePush {
+    id: TransferId,
+    batches: Vec<RecordBatch>,
+    acknowledged: Option<Digest>,
+}
+
+impl TablePush {
+    fn random(rng: &mut Rng) -> Self {
+        // Up to several runs.
+        let batches = (0..1 + rng.below(4) as i64).map(|i| rows(rng, i * 500, 500)).collect();
+        Self { id: TransferId::from_bits(u128::from(rng.next())), batches, acknowledged: None }
+    }
+
+    /// One attempt; where an earlier one got as far as the manifest, that is taken as the state would take it.
+    async fn attempt(&mut self, lake: &Lake) {
+        match write(lake, self.id, &self.batches, None).await {
+            Ok((_, digest)) => self.acknowledged = Some(digest),
+            Err(LakeError::Conflict { .. }) => {
+                if let Ok(Some((_, digest))) = TableManifest::find(lake, self.id).await {
+                    self.acknowledged = Some(digest);
+                }
+            }
+            Err(_) => {}
+        }
+    }
+
+    async fn check(&self, lake: &Lake) -> Result<(), String> {
+        let name = format!("table {}", self.id);
+        let found = TableManifest::find(lake, self.id).await.map_err(|e| format!("I2: {name}: {e}"))?;
+        let Some((manifest, digest)) = found else {
+            return if self.acknowledged.is_some() { Err(format!("I1: {name} is not there")) } else { Ok(()) };
+        };
+        if self.acknowledged.is_some_and(|acknowledged| acknowledged != digest) {
+            return Err(format!("I1: {name} has another manifest"));
+        }
+        let ids = read_ids(lake, &manifest, None).await.map_err(|e| format!("I1 or I2: {name}: {e}"))?;
+        let whole = ids.into_iter().eq(0..500 * self.batches.len() as i64);
+        if !whole || manifest.rows_digest() != digest_of(&self.batches) {
+            return Err(format!("I2: {name} has other rows"));
+        }
+        Ok(())
+    }
+}
+
+fn open(disk: &FakeDisk) -> Result<Lake, std::io::Error> {
+    Ok(Lake::new(Arc::new(LocalStore::open(Arc::new(disk.clone()), "/lake")?)))
 }
 
 /// Opens the lake on a disk that may lose its power meanwhile.
-fn boot(disk: &mut FakeDisk, rng: &mut Rng) -> SegmentStore {
+fn boot(disk: &mut FakeDisk, rng: &mut Rng) -> Lake {
     loop {
         if let Ok(store) = open(disk) {
             return store;
@@ -64,7 +115,11 @@ fn boot(disk: &mut FakeDisk, rng: &mut Rng) -> SegmentStore {
 }
 
 /// Whether what the lake holds is what the invariants allow; else, which one is broken.
-async fn check(store: &SegmentStore, pushes: &[Push]) -> Result<(), String> {
+async fn check(lake: &Lake, pushes: &[Push], tables: &[TablePush]) -> Result<(), String> {
+    for table in tables {
+        table.check(lake).await?;
+    }
+    let store = SegmentStore::new(lake.clone());
     for push in pushes {
         let durable = store.durable(push.id, &push.plan).await.map_err(|e| format!("durable: {e}"))?;
         for segment in 0..push.plan.segments() {
@@ -97,8 +152,13 @@ async fn check(store: &SegmentStore, pushes: &[Push]) -> Result<(), String> {
 async fn run(seed: u64, lying: bool) -> Result<(), String> {
     let mut rng = Rng::new(seed);
     let mut disk = FakeDisk::new(if rng.one_in(4) { 20_000 } else { 1 << 30 }, rng.next());
-    let mut store = boot(&mut disk, &mut rng);
+    let mut lake = boot(&mut disk, &mut rng);
     let mut pushes: Vec<Push> = (0..1 + rng.below(3)).map(|_| Push::random(&mut rng)).collect();
+    let mut tables: Vec<TablePush> = if rng.one_in(TABLES_ONE_IN) {
+        vec![TablePush::random(&mut rng), TablePush::random(&mut rng)]
+    } else {
+        Vec::new()
+    };
     for _ in 0..1 + rng.below(4) {
         if lying {
             disk.lie_about_sync();
@@ -110,6 +170,11 @@ async fn run(seed: u64, lying: bool) -> Result<(), String> {
             disk.power_off_after(rng.below(60));
         }
         for _ in 0..1 + rng.below(8) {
+            if !tables.is_empty() && rng.one_in(3) {
+                let chosen = rng.below(tables.len() as u64) as usize;
+                tables[chosen].attempt(&lake).await;
+                continue;
+            }
             let chosen = rng.below(pushes.len() as u64) as usize;
             let push = &mut pushes[chosen];
             let segment = rng.below(u64::from(push.plan.segments())) as u32;
@@ -118,30 +183,25 @@ async fn run(seed: u64, lying: bool) -> Result<(), String> {
             let segment_data = if rng.one_in(2) { data } else { vec![whole] };
             let verified =
                 VerifiedSegment::check(&push.plan, segment, segment_data, values).map_err(|e| e.to_string())?;
-            if store.put(push.id, verified).await.is_ok() {
+            if SegmentStore::new(lake.clone()).put(push.id, verified).await.is_ok() {
                 push.acknowledged.insert(segment);
             }
         }
         if !disk.is_off() {
             disk.plan_no_faults();
-            check(&store, &pushes).await?;
+            check(&lake, &pushes, &tables).await?;
         }
         disk = if rng.one_in(3) && !disk.is_off() { disk.restart() } else { disk.crash(rng.next()) };
         if rng.one_in(4) {
             // The power goes again while the lake starts.
             disk.power_off_after(rng.below(10));
         }
-        store = boot(&mut disk, &mut rng);
+        drop(boot(&mut disk, &mut rng));
         disk = disk.restart();
-        store = if rng.one_in(2) { boot(&mut disk, &mut rng) } else { reopen(&disk, store)? };
-        check(&store, &pushes).await?;
+        lake = boot(&mut disk, &mut rng);
+        check(&lake, &pushes, &tables).await?;
     }
     Ok(())
-}
-
-fn reopen(disk: &FakeDisk, before: SegmentStore) -> Result<SegmentStore, String> {
-    drop(before);
-    open(disk).map_err(|e| e.to_string())
 }
 
 fn number(name: &str) -> Option<u64> {

@@ -157,7 +157,7 @@ pub(crate) async fn write(
     writer.finish(onto).await
 }
 
-fn all_rows_digest(batches: &[RecordBatch]) -> Digest {
+pub(crate) fn digest_of(batches: &[RecordBatch]) -> Digest {
     let mut digest = RowsDigest::new(&entry());
     batches.iter().for_each(|batch| digest.update(batch).unwrap());
     digest.finish()
@@ -172,7 +172,7 @@ async fn conditions_select_what_the_reference_selects() {
     let lake = lake(&disk.crash(1));
     let manifest = TableManifest::load(&lake, TRANSFER, digest).await.unwrap();
     assert_eq!(manifest.rows(), 2000);
-    assert_eq!(manifest.rows_digest(), all_rows_digest(&batches));
+    assert_eq!(manifest.rows_digest(), digest_of(&batches));
     for text in [
         "region within '44'",
         "region within '4403' and amount > 1.00",
@@ -258,7 +258,7 @@ async fn appending_goes_on_from_the_parts_that_are_there() {
     let next = TransferId::from_bits(78);
     let (new, digest) = write(&lake, next, std::slice::from_ref(&second), Some(&old)).await.unwrap();
     assert_eq!(new.parts[0].digest, old.parts[0].digest);
-    assert_eq!(new.rows_digest(), all_rows_digest(&[first, second]));
+    assert_eq!(new.rows_digest(), digest_of(&[first, second]));
     let loaded = TableManifest::load(&lake, next, digest).await.unwrap();
     assert_eq!(read_ids(&lake, &loaded, None).await.unwrap(), (0..150).collect::<Vec<i64>>());
     let again =
