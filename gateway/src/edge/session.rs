@@ -4,15 +4,16 @@
 use super::close;
 use super::operation::{self, Caller};
 use crate::flow::{self, Flow, FlowError, Router, Wires};
-use crate::gate::{Denied, Gate, Peer};
+use crate::gate::{self, Denied, Gate, Peer, Target};
 use crate::metrics;
 
 use crate::registry::{Certified, Page, Registry};
 use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::predicate::Predicate;
 use lingqu_protocol::session::{FrameReader, FrameWriter, SessionError};
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::request::Ask;
-use lingqu_protocol::wire::{self, Hello, Records, Request, Welcome};
+use lingqu_protocol::wire::{self, Hello, Pull, Records, Request, Welcome};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -255,8 +256,23 @@ async fn perform_for_agent<C: Channel>(
             flow.cancel(peer, &cancel.transfer).await?;
             wires.reply(wire::reply::Reply::Done(wire::Done {})).await
         }
-        Ask::PushFiles(ask) => flow::push_files(flow, gate, peer, ask, wires).await,
-        Ask::PushBatch(ask) => flow::push_batch(flow, gate, peer, ask, wires).await,
-        Ask::Pull(ask) => flow::pull(flow, gate, peer, ask, wires).await,
+        Ask::PushFiles(ask) => flow::push_files(flow, gate.push(peer, &ask.entry)?, peer, ask, wires).await,
+        Ask::PushBatch(ask) => flow::push_batch(flow, gate.push(peer, &ask.entry)?, peer, ask, wires).await,
+        Ask::Pull(ask) => flow::pull(flow, gate.pull(peer, &wanted(&ask)?)?, peer, ask, wires).await,
     }
+}
+
+/// What a pull asks for, as the gate judges it.
+fn wanted(ask: &Pull) -> Result<gate::Ask, FlowError> {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let rows = text(&ask.r#where).map(|t| Predicate::parse(&t)).transpose();
+    let region = text(&ask.region).map(|t| t.parse()).transpose();
+    Ok(gate::Ask {
+        target: Target::parse(&ask.target),
+        columns: ask.columns.clone(),
+        rows: rows.map_err(|e| FlowError::bad_data(format!("--where: {e}")))?,
+        region: region
+            .map_err(|e: lingqu_protocol::region::RegionError| FlowError::bad_data(format!("--region: {e}")))?,
+        purpose: text(&ask.purpose),
+    })
 }

@@ -16,7 +16,7 @@ use lingqu_protocol::fileset::FileEntry;
 use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
 use lingqu_protocol::wire::{Receipt, Record as WireRecord, Records};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -32,6 +32,9 @@ const RUNS_ENCODED: usize = 1;
 
 /// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
 const MEMORY_WAIT: Duration = Duration::from_secs(120);
+
+/// A transfer that was begun this long ago and never ended is not resumed any more: its agent kept its outbox for a month.
+const RESUME_MS_MAX: i64 = 30 * 24 * 3600 * 1000;
 
 /// Transfers in one answer.
 const PAGE: u32 = 200;
@@ -202,6 +205,27 @@ impl Flow {
         let found = self.state().list(Kind::Transfer, filter, after, PAGE).await?;
         let next = if found.len() == PAGE as usize { found.last().map(|r| r.id.clone()) } else { None };
         Ok(Records { records: found.into_iter().map(wire).collect(), next: next.unwrap_or_default() })
+    }
+
+    /// Transfers whose objects are needed: committed ones, and such as may still be resumed.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn transfers_with_data(&self) -> Result<HashSet<TransferId>, FlowError> {
+        let mut live = HashSet::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self.state().list(Kind::Transfer, Filter::default(), after.as_deref(), PAGE).await?;
+            let Some(last) = page.last() else { return Ok(live) };
+            after = Some(last.id.clone());
+            for row in page.iter().map(read::<TransferRow>) {
+                let row = row?;
+                let given_up = self.now().0.saturating_sub(row.opened_at) > RESUME_MS_MAX;
+                if row.status == TransferStatus::Committed || row.status == TransferStatus::Open && !given_up {
+                    live.insert(row.id);
+                }
+            }
+        }
     }
 
     /// Gives up an open transfer of this agent's: its id is spent, and what was durable of it goes.

@@ -6,10 +6,9 @@ use super::meter::Meter;
 use super::record::VersionRow;
 use super::wires::Wires;
 use super::{Flow, Opened, serve_files, serve_table};
-use crate::gate::{Ask, Gate, Peer, Permit, PullPermit, Target};
+use crate::gate::{Peer, Permit, PullPermit};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::TransferId;
-use lingqu_protocol::predicate::Predicate;
 use lingqu_protocol::receipt::{DataKind, Direction, ReceiptFile};
 use lingqu_protocol::session::SessionError;
 use lingqu_protocol::stream::Channel;
@@ -41,12 +40,11 @@ pub struct Delivered {
 /// Why the receiver has no end record.
 pub async fn pull<C: Channel>(
     flow: &Arc<Flow>,
-    gate: &Gate,
+    permit: PullPermit,
     peer: &Peer,
     ask: Pull,
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
-    let permit = gate.pull(peer, &parse(&ask)?)?;
     let transfer: TransferId = ask.transfer.parse().map_err(|e| FlowError::bad_data(format!("{e}")))?;
     let version = flow.version(permit.entry().id, ask.version).await?;
     let opening = Opening {
@@ -78,20 +76,6 @@ pub async fn pull<C: Channel>(
     let receipt = flow.commit_delivery(&permit, Committing::delivery(peer, transfer, &version, delivered)).await?;
     wires.reply(reply::Reply::Receipt(receipt)).await?;
     flow.take_cosignature(peer, transfer, wires).await
-}
-
-fn parse(ask: &Pull) -> Result<Ask, FlowError> {
-    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let rows = text(&ask.r#where).map(|t| Predicate::parse(&t)).transpose();
-    let region = text(&ask.region).map(|t| t.parse()).transpose();
-    Ok(Ask {
-        target: Target::parse(&ask.target),
-        columns: ask.columns.clone(),
-        rows: rows.map_err(|e| FlowError::bad_data(format!("--where: {e}")))?,
-        region: region
-            .map_err(|e: lingqu_protocol::region::RegionError| FlowError::bad_data(format!("--region: {e}")))?,
-        purpose: text(&ask.purpose),
-    })
 }
 
 /// Binds a transfer's id to what was asked, under which scope, of which version: another scope is another transfer.

@@ -5,7 +5,7 @@ use super::error::FlowError;
 use super::pull::Delivered;
 use super::wires::{Arrivals, Wires};
 use super::{Flow, Opened};
-use crate::gate::{Gate, Leash, Peer, Permit, PushPermit};
+use crate::gate::{Leash, Peer, Permit, PushPermit};
 use crate::lake::manifest::TableManifest;
 use crate::lake::writer::TableWriter;
 use crate::metrics;
@@ -36,12 +36,11 @@ const BATCH_WAIT: Duration = Duration::from_secs(120);
 /// Why nothing was committed.
 pub async fn push_batch<C: Channel>(
     flow: &Arc<Flow>,
-    gate: &Gate,
+    permit: PushPermit,
     peer: &Peer,
     ask: PushBatch,
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
-    let permit = gate.push(peer, &ask.entry)?;
     let transfer: TransferId = ask.transfer.parse().map_err(|e| FlowError::bad_data(format!("{e}")))?;
     let spec = Arc::clone(&permit.entry().spec);
     if spec.format != EntryFormat::Table {

@@ -4,8 +4,9 @@ use super::commit::{Committing, Opening};
 use super::error::FlowError;
 use super::wires::{CONTROL_WAIT, Wires};
 use super::{Flow, Opened, receive};
-use crate::gate::{Gate, Peer, Permit};
+use crate::gate::{Peer, Permit, PushPermit};
 use lingqu_protocol::digest::{Digest, RootBuilder};
+use lingqu_protocol::entry::EntryFormat;
 use lingqu_protocol::fileset::{FileEntry, set_root};
 use lingqu_protocol::frame::Event;
 use lingqu_protocol::ids::TransferId;
@@ -30,13 +31,15 @@ const DURABLE_PER_MESSAGE: usize = 16_384;
 /// Why nothing was committed. Segments that are durable stay for a resume.
 pub async fn push_files<C: Channel>(
     flow: &Arc<Flow>,
-    gate: &Gate,
+    permit: PushPermit,
     peer: &Peer,
     ask: PushFiles,
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
-    let permit = gate.push(peer, &ask.entry)?;
     let transfer: TransferId = ask.transfer.parse().map_err(|e| FlowError::bad_data(format!("{e}")))?;
+    if permit.entry().spec.format != EntryFormat::File {
+        return Err(FlowError::bad_data("this is an entry of rows: use `push batch`"));
+    }
     let names = read_names(&ask, wires).await?;
     let plan = Arc::new(Plan::new(names.iter().map(|(_, bytes)| *bytes).collect())?);
     if plan.bytes() != ask.bytes {

@@ -1,5 +1,6 @@
 //! How transfers and versions lie in the state: explicit rows, JSON text, one conversion each way.
 
+use crate::state::{Record, StateError};
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::{EntryId, GrantId, TransferId};
@@ -113,4 +114,19 @@ pub fn latest_id(entry: EntryId) -> String {
 /// The id of the record that holds what was used of a grant's volume.
 pub fn volume_id(grant: GrantId) -> String {
     format!("volume/{grant}")
+}
+
+/// The grant and the bytes in a record of what was used.
+///
+/// # Errors
+/// The record is damaged.
+pub fn volume_usage(record: &Record) -> Result<(GrantId, u64), StateError> {
+    #[derive(Deserialize)]
+    struct Used {
+        used_bytes: u64,
+    }
+    let grant = record.id.strip_prefix("volume/").and_then(|id| id.parse().ok());
+    let used = serde_json::from_slice::<Used>(&record.body).ok();
+    let damaged = || StateError::Damaged(format!("{}: what was used of a grant", record.id));
+    grant.zip(used).map(|(grant, used)| (grant, used.used_bytes)).ok_or_else(damaged)
 }
