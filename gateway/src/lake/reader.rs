@@ -37,6 +37,8 @@ pub struct TableReader {
     /// Metadata of the part that was read last.
     metadata: Option<(usize, ArrowReaderMetadata)>,
     open: Option<ParquetRecordBatchReader>,
+    /// A step is under way, or was cut short: its rows were not given to anyone.
+    in_step: bool,
 }
 
 /// What is read, in places of the entry's items.
@@ -84,7 +86,7 @@ impl TableReader {
         }
         left.reverse();
         let query = Arc::new(Query { predicate, decoded, given });
-        Ok(Self { lake, manifest, query, left, metadata: None, open: None })
+        Ok(Self { lake, manifest, query, left, metadata: None, open: None, in_step: false })
     }
 
     /// Row groups that are still to be read.
@@ -96,8 +98,19 @@ impl TableReader {
     /// [`BATCH_BYTES_AIM`].
     ///
     /// # Errors
-    /// Damaged, and in quarantine; not found; the store failed. The read cannot go on then.
+    /// Damaged, and in quarantine; not found; the store failed. The read cannot go on then, nor where the future was
+    /// dropped before its end: rows would be missing, and every later call says so.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>, LakeError> {
+        if self.in_step {
+            return Err(LakeError::columns("reading a table", "an earlier step failed or was cut short"));
+        }
+        self.in_step = true;
+        let batch = self.step().await?;
+        self.in_step = false;
+        Ok(batch)
+    }
+
+    async fn step(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         loop {
             let Some(mut reader) = self.open.take() else {
                 let Some((part, group)) = self.left.pop() else { return Ok(None) };

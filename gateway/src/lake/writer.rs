@@ -78,6 +78,8 @@ pub struct TableWriter {
     held: Vec<OwnedSemaphorePermit>,
     parts: Vec<Part>,
     rows: u64,
+    /// A step is under way, or failed, or was cut short: rows may be missing.
+    in_step: bool,
 }
 
 impl TableWriter {
@@ -115,6 +117,7 @@ impl TableWriter {
             held: Vec::new(),
             parts: Vec::new(),
             rows: 0,
+            in_step: false,
         })
     }
 
@@ -132,8 +135,16 @@ impl TableWriter {
     ///
     /// # Errors
     /// [`LakeError::BadData`] names row and column of the first value that breaks a rule; a batch of over
-    /// [`RUN_BYTES_MAX`]; no room; the store failed. After an error the version cannot be finished whole: drop it.
+    /// [`RUN_BYTES_MAX`]; no room; the store failed. After an error, or where the future was dropped before its end,
+    /// the version cannot be finished whole, and every later call says so.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<(), LakeError> {
+        self.begin_step()?;
+        self.take(batch).await?;
+        self.in_step = false;
+        Ok(())
+    }
+
+    async fn take(&mut self, batch: RecordBatch) -> Result<(), LakeError> {
         let bytes: usize =
             batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(usize::MAX / 2)).sum();
         if bytes > RUN_BYTES_MAX {
@@ -150,7 +161,7 @@ impl TableWriter {
         self.run_bytes += bytes;
         self.run.push(batch);
         if self.run_bytes >= self.budget.run_bytes {
-            self.flush().await?;
+            self.write_run().await?;
         }
         Ok(())
     }
@@ -161,10 +172,11 @@ impl TableWriter {
     /// # Errors
     /// [`LakeError::BadData`] where `onto` has other columns; too many parts; no room; the store failed.
     pub async fn finish(mut self, onto: Option<&TableManifest>) -> Result<(TableManifest, Digest), LakeError> {
+        self.begin_step()?;
         if onto.is_some_and(|old| old.columns != self.shape.columns || old.region_column != self.shape.region) {
             return Err(bad("the version to go on from has other columns: send a full one".to_owned()));
         }
-        self.flush().await?;
+        self.write_run().await?;
         let mut parts = onto.map(|old| old.parts.clone()).unwrap_or_default();
         parts.append(&mut self.parts);
         if parts.len() > PARTS_MAX {
@@ -183,7 +195,7 @@ impl TableWriter {
             self.held.push(permit);
             return Ok(());
         }
-        self.flush().await?;
+        self.write_run().await?;
         let permit = self.budget.memory.clone().acquire_many_owned(units).await;
         self.held.push(permit.map_err(|e| LakeError::columns("waiting for memory", e))?);
         Ok(())
@@ -195,6 +207,20 @@ impl TableWriter {
     /// # Errors
     /// No room; the store failed. The version cannot be finished whole then.
     pub async fn flush(&mut self) -> Result<(), LakeError> {
+        self.begin_step()?;
+        self.write_run().await?;
+        self.in_step = false;
+        Ok(())
+    }
+
+    fn begin_step(&mut self) -> Result<(), LakeError> {
+        if std::mem::replace(&mut self.in_step, true) {
+            return Err(LakeError::columns("writing a table", "an earlier step failed or was cut short"));
+        }
+        Ok(())
+    }
+
+    async fn write_run(&mut self) -> Result<(), LakeError> {
         if self.run.is_empty() {
             return Ok(());
         }

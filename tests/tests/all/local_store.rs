@@ -162,3 +162,26 @@ async fn the_start_sweeps_what_a_crash_left() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_store_works_on_a_real_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || LocalStore::open(Arc::new(lingqu_certs::os::OsDisk), dir.path().join("lake")).unwrap();
+    let (a, b) = (Path::from("files/t/a"), Path::from("files/t/b"));
+    let store = open();
+    store.put(&a, payload(b"hello world")).await.unwrap();
+    store.put(&b, payload(b"")).await.unwrap();
+    assert!(matches!(
+        store.put_opts(&a, payload(b"x"), PutMode::Create.into()).await,
+        Err(Error::AlreadyExists { .. })
+    ));
+    store.rename(&b, &Path::from("quarantine/files/t/b")).await.unwrap();
+    std::fs::write(dir.path().join("lake/files/t/.put-9"), b"half").unwrap();
+    let store = open();
+    assert!(!dir.path().join("lake/files/t/.put-9").exists(), "swept");
+    assert_eq!(names(&store, "").await, ["files/t/a", "quarantine/files/t/b"]);
+    assert_eq!(store.get_range(&a, 6..11).await.unwrap(), "world");
+    store.delete(&a).await.unwrap();
+    open();
+    assert!(!dir.path().join("lake/files/t").exists(), "an empty folder goes at the next start");
+}

@@ -151,3 +151,21 @@ async fn a_full_disk_is_said_and_nothing_of_the_segment_stays() {
     store.put(TRANSFER, verified(&plan, &files, 0)).await.unwrap();
     assert!(store.durable(TRANSFER, &plan).await.unwrap().is_complete());
 }
+
+#[tokio::test]
+async fn any_object_store_will_do() {
+    let files = vec![b"hello".to_vec(), b"world".to_vec()];
+    let plan = Plan::new(vec![5, 5]).unwrap();
+    let inner = Arc::new(object_store::memory::InMemory::new());
+    let store = SegmentStore::new(Lake::new(inner.clone()));
+    store.put(TRANSFER, verified(&plan, &files, 0)).await.unwrap();
+    assert!(store.durable(TRANSFER, &plan).await.unwrap().is_complete());
+    assert_eq!(store.open(TRANSFER, &plan, 0).await.unwrap().read_item(1).await.unwrap(), "world");
+    let longer = Plan::new(vec![5, 6]).unwrap();
+    assert_eq!(store.durable(TRANSFER, &longer).await.unwrap().count(), 0);
+    assert_eq!(store.durable(TRANSFER, &plan).await.unwrap().count(), 0, "it is in quarantine");
+    let left: Vec<_> =
+        futures::TryStreamExt::try_collect(object_store::ObjectStore::list(inner.as_ref(), None)).await.unwrap();
+    assert_eq!(left.len(), 1);
+    store.remove(TRANSFER).await.unwrap();
+}

@@ -322,6 +322,32 @@ async fn writers_that_share_little_memory_all_end() {
     }
 }
 
+/// Polls a future once and drops it, as a select does when another branch is first.
+async fn cut_short<T>(future: impl Future<Output = T>) {
+    assert!(futures::future::FutureExt::now_or_never(future).is_none(), "it was done at once");
+}
+
+#[tokio::test]
+async fn what_was_cut_short_does_not_go_on_with_rows_missing() {
+    let batch = rows(&mut Rng::new(10), 0, 50);
+    let lake = lake(&FakeDisk::new(1 << 30, 1));
+    let budget = WriterBudget::new(1, 1);
+    let mut writer = TableWriter::start(lake.clone(), budget.clone(), TRANSFER, &entry()).await.unwrap();
+    cut_short(writer.write(batch.clone())).await;
+    assert!(writer.write(batch.clone()).await.is_err());
+    assert!(writer.finish(None).await.is_err());
+
+    let mut writer = TableWriter::start(lake.clone(), budget, TRANSFER, &entry()).await.unwrap();
+    writer.write(batch.clone()).await.unwrap();
+    writer.flush().await.unwrap();
+    writer.write(rows(&mut Rng::new(11), 50, 50)).await.unwrap();
+    let (manifest, _) = writer.finish(None).await.unwrap();
+    assert_eq!((manifest.rows(), manifest.parts.len()), (100, 2), "a flush gives a part of its own");
+    let mut reader = TableReader::open(lake, Arc::new(manifest), &["id"], None).unwrap();
+    cut_short(reader.next()).await;
+    assert!(reader.next().await.is_err());
+}
+
 #[tokio::test]
 async fn every_flipped_byte_of_a_part_is_found_or_was_not_needed() {
     let batch = rows(&mut Rng::new(7), 0, 20);
