@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use lingqu_protocol::host::{Disk, DiskFile};
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,9 @@ const TEMPORARY: &str = ".put-";
 
 /// Directories remembered as durable: one for each transfer under way and room for more; forgetting costs a sync.
 const KNOWN_MAX: usize = 4096;
+
+/// Directories that can be synced at the same time, if they are lucky: more than a disk does at once.
+const SYNC_LOCKS: usize = 16;
 
 /// Bytes in one path component: what file systems take, less room for a temporary name.
 const COMPONENT_BYTES_MAX: usize = 200;
@@ -46,9 +50,9 @@ pub(crate) struct Folder {
     directories: Mutex<Directories>,
     /// Held while looking whether a name is taken and taking it. No other process writes here.
     names: Mutex<()>,
-    /// Held while a directory is synced and the outcome noted, so that nobody takes the success of a later sync for
-    /// the fate of names that a failed one lost.
-    syncs: Mutex<()>,
+    /// One is held while a directory is synced and the outcome noted, so that nobody takes the success of a later sync
+    /// for the fate of names that a failed one lost. Which one follows from the directory: others do not wait.
+    syncs: [Mutex<()>; SYNC_LOCKS],
 }
 
 impl Folder {
@@ -63,7 +67,7 @@ impl Folder {
             temporaries: AtomicU64::new(0),
             directories: Mutex::default(),
             names: Mutex::new(()),
-            syncs: Mutex::new(()),
+            syncs: Default::default(),
         };
         let mut left = vec![folder.root.clone()];
         while let Some(dir) = left.pop() {
@@ -229,7 +233,9 @@ impl Folder {
     }
 
     fn sync_directory(&self, dir: &Path) -> io::Result<()> {
-        let _held = lock(&self.syncs);
+        let mut hasher = DefaultHasher::new();
+        dir.hash(&mut hasher);
+        let _held = self.syncs.get(hasher.finish() as usize % SYNC_LOCKS).map(lock);
         let synced = self.disk.sync_dir(dir);
         let mut directories = lock(&self.directories);
         if synced.is_err() {

@@ -349,6 +349,27 @@ async fn what_was_cut_short_does_not_go_on_with_rows_missing() {
 }
 
 #[tokio::test]
+async fn batches_keep_near_their_aim_even_where_dictionaries_made_long_texts_small() {
+    let lake = lake(&FakeDisk::new(1 << 30, 1));
+    let mut writer = TableWriter::start(lake.clone(), WriterBudget::new(2, 1), TRANSFER, &entry()).await.unwrap();
+    for i in 0..5 {
+        let batch = rows(&mut Rng::new(12), i * 3000, 3000);
+        let mut columns = batch.columns().to_vec();
+        columns[4] = Arc::new(StringArray::from(vec!["长".repeat(340); 3000]));
+        writer.write(RecordBatch::try_new(batch.schema(), columns).unwrap()).await.unwrap();
+    }
+    let (manifest, _) = writer.finish(None).await.unwrap();
+    assert!(manifest.bytes() < 1 << 20, "the dictionary works: {} bytes", manifest.bytes());
+    let mut reader = TableReader::open(lake, Arc::new(manifest), &["owner"], None).unwrap();
+    let mut batches = 0;
+    while let Some(batch) = reader.next().await.unwrap() {
+        assert!(batch.get_array_memory_size() <= lingqu_protocol::ipc::BATCH_BYTES_AIM * 3 / 2);
+        batches += 1;
+    }
+    assert!(batches >= 3);
+}
+
+#[tokio::test]
 async fn every_flipped_byte_of_a_part_is_found_or_was_not_needed() {
     let batch = rows(&mut Rng::new(7), 0, 20);
     let disk = FakeDisk::new(1 << 30, 1);
