@@ -13,6 +13,9 @@ mod receipt;
 mod renew;
 mod transfers;
 
+#[cfg(test)]
+pub(crate) use renew::renew_over;
+
 use crate::connect::{Backoff, Link, Session};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;

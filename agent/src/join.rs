@@ -75,83 +75,46 @@ impl From<JoinError> for AgentError {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::connect::testing::{GATEWAY, scripted};
-    use crate::machine::tests::real;
-    use lingqu_certs::ca::{Authority, LEAF_VALID_MS, Validity};
-    use lingqu_certs::document;
+    use crate::connect::testing::scripted;
+    use crate::testing::{GATEWAY, World};
     use lingqu_certs::key::SigningKey;
     use lingqu_protocol::close::CloseCode;
-    use lingqu_protocol::documents::{Document, GatewayBody};
-    use lingqu_protocol::ids::DocumentId;
     use lingqu_protocol::wire::{Certificate, Fault};
 
-    const DOMAIN: &str = "example.gov.cn";
-
-    struct World {
-        machine: Machine,
-        dir: tempfile::TempDir,
-        ca: Authority,
-        invitation: Invitation,
+    fn open(world: &World) -> Draft {
+        Draft::open(&world.profile_dir(), world.machine.entropy.as_ref()).unwrap()
     }
 
-    impl World {
-        fn new() -> Self {
-            let (machine, dir) = (real(), tempfile::tempdir().unwrap());
-            let entropy = machine.entropy.as_ref();
-            let ca = Authority::create(dir.path(), DOMAIN, machine.clock.wall(), entropy).unwrap();
-            let invitation = Invitation::new("127.0.0.1:1", DOMAIN, ca.digest(), entropy).unwrap();
-            Self { machine, dir, ca, invitation }
-        }
-
-        fn draft(&self) -> Draft {
-            Draft::open(&self.dir.path().join("profile"), self.machine.entropy.as_ref()).unwrap()
-        }
-
-        fn certificate(&self, csr_der: &[u8]) -> Certificate {
-            let root = SigningKey::from_seed([1; 32]).unwrap();
-            let agent = "91350100M000100Y43/main".parse().unwrap();
-            let validity = Validity::starting(self.machine.clock.wall(), LEAF_VALID_MS);
-            let chain = self.ca.sign_agent(csr_der, &agent, validity, self.machine.entropy.as_ref()).unwrap();
-            let body =
-                GatewayBody { domain: DOMAIN.into(), receipt_key: root.public().to_string(), ca: self.ca.digest() };
-            let document = Document {
-                gateway: GATEWAY,
-                id: DocumentId::from_bits(1),
-                predecessor: None,
-                issued_at: 1,
-                expires_at: 2,
-                body,
-            };
-            Certificate {
-                chain_der: chain.iter().map(|der| der.to_vec().into()).collect(),
-                agent: agent.to_string(),
-                gateway: GATEWAY.to_string(),
-                domain: DOMAIN.into(),
-                root_key: root.public().to_string(),
-                statement: document::seal(&document, &root).unwrap().to_json().into_bytes().into(),
-            }
+    fn certificate(world: &World, csr_der: &[u8]) -> Certificate {
+        Certificate {
+            chain_der: world.chain(csr_der, world.month()).iter().map(|der| der.to_vec().into()).collect(),
+            agent: world.agent().to_string(),
+            gateway: GATEWAY.to_string(),
+            domain: World::DOMAIN.into(),
+            root_key: world.root().public().to_string(),
+            statement: world.statement().into(),
         }
     }
 
     #[test]
     fn an_invitation_becomes_a_profile_once() {
         let world = World::new();
-        let draft = world.draft();
+        let draft = open(&world);
         let csr = draft.signing_request().unwrap();
-        let reply = reply::Reply::Certificate(world.certificate(&csr));
+        let reply = reply::Reply::Certificate(certificate(&world, &csr));
         let (answer, asked) = scripted(vec![reply], async |session| ask(&session, &draft).await);
         assert!(matches!(&asked[..], [request::Ask::Join(_)]));
-        let profile = complete(&world.machine, draft, &world.invitation, answer.unwrap()).unwrap();
+        let profile = complete(&world.machine, draft, &world.invitation(), answer.unwrap()).unwrap();
         assert_eq!(profile.settings().agent.to_string(), "91350100M000100Y43/main");
         assert_eq!(profile.settings().gateway, GATEWAY);
-        let again = Draft::open(&world.dir.path().join("profile"), world.machine.entropy.as_ref()).unwrap_err();
+        let again = Draft::open(&world.profile_dir(), world.machine.entropy.as_ref()).unwrap_err();
         assert_eq!(AgentError::from(again).exit_code(), 2);
     }
 
     #[test]
     fn a_lost_answer_is_asked_for_again_with_the_same_key() {
         let world = World::new();
-        let draft = world.draft();
+        let draft = open(&world);
         let key = draft.key().public();
         let (answer, _) = scripted(vec![], async |session| {
             session.close();
@@ -159,30 +122,30 @@ mod tests {
         });
         assert!(answer.is_err());
         drop(draft);
-        let draft = world.draft();
+        let draft = open(&world);
         assert_eq!(draft.key().public(), key);
-        let certificate = answer_of(&world, &draft);
-        assert!(complete(&world.machine, draft, &world.invitation, certificate).is_ok());
+        let answer = answer_of(&world, &draft);
+        assert!(complete(&world.machine, draft, &world.invitation(), answer).is_ok());
     }
 
     fn answer_of(world: &World, draft: &Draft) -> JoinAnswer {
-        answer(world.certificate(&draft.signing_request().unwrap()))
+        answer(certificate(world, &draft.signing_request().unwrap()))
     }
 
     #[test]
     fn a_certificate_on_another_key_makes_no_profile() {
         let world = World::new();
         let other = lingqu_certs::ca::signing_request(&SigningKey::from_seed([2; 32]).unwrap()).unwrap();
-        let answer = answer(world.certificate(&other));
-        let error = complete(&world.machine, world.draft(), &world.invitation, answer).unwrap_err();
+        let answer = answer(certificate(&world, &other));
+        let error = complete(&world.machine, open(&world), &world.invitation(), answer).unwrap_err();
         assert_eq!(error.exit_code(), 5);
-        assert!(Profile::load(&world.dir.path().join("profile")).is_err());
+        assert!(Profile::load(&world.profile_dir()).is_err());
     }
 
     #[test]
     fn an_invitation_that_was_used_is_refused() {
         let world = World::new();
-        let draft = world.draft();
+        let draft = open(&world);
         let fault = Fault { code: CloseCode::Denied.code(), word: "invitation_used".into(), ..Fault::default() };
         let (answer, _) = scripted(vec![reply::Reply::Fault(fault)], async |session| ask(&session, &draft).await);
         assert_eq!(answer.unwrap_err().exit_code(), 3);

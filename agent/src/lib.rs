@@ -14,6 +14,7 @@ pub mod draft;
 pub mod error;
 pub mod join;
 pub mod machine;
+pub mod notary;
 pub mod outbox;
 pub mod output;
 pub mod records;
@@ -22,3 +23,5 @@ pub mod upload;
 
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod testing;

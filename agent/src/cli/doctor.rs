@@ -84,7 +84,11 @@ pub(super) async fn doctor(app: &App) -> Result<(), AgentError> {
     let firewall = firewall(&profile);
     let json = report(&checks, &firewall);
     app.output.say(&json, |output| readable(output, &checks, &firewall))?;
-    failure.map_or(Ok(()), Err)
+    match (failure, checks.into_iter().find(|check| check.verdict == Verdict::Bad)) {
+        (Some(error), _) => Err(error),
+        (None, Some(check)) => Err(AgentError::Machine(check.told)),
+        (None, None) => Ok(()),
+    }
 }
 
 fn certificate_check(app: &App, profile: &Profile) -> Check {

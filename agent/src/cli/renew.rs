@@ -48,7 +48,8 @@ pub(super) fn is_due(validity: &Validity, now: Timestamp) -> bool {
     now.0 >= validity.from.0.saturating_add(life / 3 * 2)
 }
 
-async fn renew_over<C: Channel>(link: &Link, session: &Session<C>) -> Result<(), AgentError> {
+/// Asks for a new certificate for the key that is there, and puts it in.
+pub(crate) async fn renew_over<C: Channel>(link: &Link, session: &Session<C>) -> Result<(), AgentError> {
     let csr_der = link.profile().signing_request()?.into();
     let certificate = match session.ask(request::Ask::Renew(Renew { csr_der })).await? {
         reply::Reply::Certificate(certificate) => certificate,

@@ -190,6 +190,15 @@ fn not_let_in(alert: u8) -> AgentError {
         }))
     };
     match alert {
+        // handshake_failure, protocol_version, no_application_protocol: nothing that a certificate could change.
+        40 | 70 | 120 => AgentError::Peer(
+            Told::new(
+                "protocol",
+                format!("what answers there does not speak this protocol (alert {alert})"),
+                format!("对方不支持本协议（告警 {alert}）"),
+            )
+            .next("check the address; compare the versions of both programs", "核对地址及双方程序版本"),
+        ),
         45 => fault(
             CloseCode::Expired,
             "certificate_expired",
@@ -229,6 +238,7 @@ mod tests {
     fn alerts_have_their_exit_codes() {
         assert_eq!(not_let_in(45).exit_code(), 4);
         assert_eq!(not_let_in(44).exit_code(), 4);
+        assert_eq!(not_let_in(120).exit_code(), 1, "not about the certificate");
         for alert in [42, 46, 48, 49, 116] {
             assert_eq!(not_let_in(alert).exit_code(), 3, "{alert}");
         }

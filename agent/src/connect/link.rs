@@ -1,8 +1,9 @@
 //! The way from a profile to a session: dial, greet, and check that this is the gateway that the profile pins.
 
-use super::{Backoff, Checkpoints, Dialer, Greeting, Pins, Session};
+use super::{Backoff, Checkpoints, Dialer, Greeting, Pins, Session, with_retries};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;
+use crate::transfer::Dial;
 use lingqu_certs::profile::Profile;
 use lingqu_certs::quic::QuicChannel;
 use lingqu_protocol::digest::Digest;
@@ -37,22 +38,14 @@ impl Link {
         &self.machine
     }
 
-    /// One try.
+    /// One try, to the end: dial, greet, check that this is the gateway that the profile pins and that its ledger only grew.
     ///
     /// # Errors
     /// What is in the way; [`AgentError::Integrity`] where this is not the gateway that the profile knows.
     pub async fn dial(&self) -> Result<Session<QuicChannel>, AgentError> {
-        self.open(Backoff::ONCE).await
-    }
-
-    /// Tries as often as `backoff` says, then checks the gateway.
-    ///
-    /// # Errors
-    /// As [`Self::dial`].
-    pub async fn open(&self, backoff: Backoff) -> Result<Session<QuicChannel>, AgentError> {
         let checkpoints = Checkpoints::new(self.profile.checkpoints_dir());
         let kept = checkpoints.latest()?;
-        let session = self.dialer.dial_patiently(&self.machine, backoff, &kept).await?;
+        let session = self.dialer.dial(kept.clone()).await?;
         let pins = Pins { root: self.profile.settings().root, ca: Digest::sha256(self.profile.ca()) };
         let greeting = session.greeting();
         let checked = self.check(greeting).and_then(|()| checkpoints.follow(&kept, greeting, &pins));
@@ -60,6 +53,14 @@ impl Link {
             session.close();
         }
         checked.map(|()| session)
+    }
+
+    /// Tries as often as `backoff` says.
+    ///
+    /// # Errors
+    /// As [`Self::dial`]; [`AgentError::Unreachable`] after the last try.
+    pub async fn open(&self, backoff: Backoff) -> Result<Session<QuicChannel>, AgentError> {
+        with_retries(backoff, self.machine.entropy.as_ref(), async || self.dial().await).await
     }
 
     /// Lets the gateway hear the goodbye.
@@ -84,5 +85,12 @@ impl Link {
             ));
         }
         Ok(())
+    }
+}
+
+impl Dial for Link {
+    type Channel = QuicChannel;
+    async fn dial(&self) -> Result<Session<QuicChannel>, AgentError> {
+        Self::dial(self).await
     }
 }

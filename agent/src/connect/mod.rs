@@ -5,6 +5,8 @@ mod checkpoints;
 mod dial;
 mod link;
 #[cfg(test)]
+mod loopback;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use backoff::{Backoff, with_retries};

@@ -1,15 +1,12 @@
 //! A scripted gateway in memory, for tests.
 
 use super::Session;
+use crate::testing::{GATEWAY, World};
 use lingqu_certs::memory::{MemoryChannel, pair};
 use lingqu_certs::os::SystemClock;
-use lingqu_protocol::ids::GatewayId;
 use lingqu_protocol::session::{FrameReader, FrameWriter};
 use lingqu_protocol::stream::Channel as _;
 use lingqu_protocol::wire::{self, Hello, Reply, Request, Welcome, reply, request};
-
-/// The gateway of the script.
-pub(crate) const GATEWAY: GatewayId = GatewayId::from_bits(9);
 
 /// Runs `work` against a gateway that gives these replies, one for each request, and tells what was asked.
 #[allow(clippy::unwrap_used)]
@@ -26,7 +23,7 @@ pub(crate) fn scripted<T>(
             version: 1,
             limits: Some(wire::limits()),
             gateway: GATEWAY.to_string(),
-            domain: "example.gov.cn".into(),
+            domain: World::DOMAIN.into(),
             ..Welcome::default()
         };
         writer.message(&welcome).await.unwrap();

@@ -50,7 +50,7 @@ fn every_command_of_the_design_is_understood() {
         &["send", "s"],
         &["verify", "s", "--signer", "c"],
         &["push", "batch", "e", "a", "b", "--mode", "append", "--check"],
-        &["push", "file", "e", "a", "--queue", "--idempotency-key", transfer, "--receipt", "r"],
+        &["push", "file", "e", "a", "--queue", "--idempotency-key", "2026-11-21", "--receipt", "r"],
         &["pull", "g", "--version", "3", "--columns", "a,b", "--where", "x = 1", "--region", "44", "--out", "-"],
         &["pull", "g", "--file", "a", "b", "--purpose", "p", "--out", "o"],
         &["transfer", "list"],

@@ -49,9 +49,10 @@ pub struct PushCommon {
     /// Write it to the outbox and end with exit code 8; `transfer resume` sends it.
     #[arg(long)]
     pub queue: bool,
-    /// The transfer's id, made elsewhere: the same id twice sends once, and the second gets the first receipt.
-    #[arg(long, value_name = "TRANSFER")]
-    pub idempotency_key: Option<TransferId>,
+    /// A name for this transfer, made elsewhere: the same name for the same entry sends once, and every later try gets the
+    /// first receipt.
+    #[arg(long, value_name = "K")]
+    pub idempotency_key: Option<String>,
     /// Write the receipt here too; it is always kept in the profile's folder `receipts`.
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
@@ -127,9 +128,9 @@ pub struct PullArgs {
     /// Write the receipt here too.
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
-    /// The transfer's id, made elsewhere.
-    #[arg(long, value_name = "TRANSFER")]
-    pub idempotency_key: Option<TransferId>,
+    /// A name for this transfer, made elsewhere: a later try with the same name goes on where this one was cut.
+    #[arg(long, value_name = "K")]
+    pub idempotency_key: Option<String>,
 }
 
 /// `transfer …`.
