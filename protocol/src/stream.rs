@@ -51,6 +51,9 @@ pub trait Channel: Clone + Send + Sync + 'static {
     fn open_uni(&self) -> impl Future<Output = Result<Self::Send, StreamError>> + Send;
     /// Waits for the peer to open one.
     fn accept_uni(&self) -> impl Future<Output = Result<Self::Recv, StreamError>> + Send;
+    /// Gives the connection another share of the memory for bytes in flight, each way; a transport that has no windows of
+    /// its own has nothing to share.
+    fn set_windows(&self, _bytes: u32) {}
     /// Closes the connection and everything on it.
     fn close(&self, code: CloseCode);
 }

@@ -43,11 +43,6 @@ impl QuicChannel {
         self.connection().remote_address()
     }
 
-    /// Gives this connection another share of the budget of windows.
-    pub fn set_receive_window_bytes(&self, bytes: u32) {
-        self.connection().set_receive_window(VarInt::from_u32(bytes));
-    }
-
     /// Waits until the connection is gone, and says how it went.
     pub async fn closed(&self) -> StreamError {
         connection_error(self.connection().closed().await)
@@ -79,6 +74,11 @@ impl Channel for QuicChannel {
     async fn accept_uni(&self) -> Result<QuicRecv, StreamError> {
         let stream = self.connection().accept_uni().await.map_err(connection_error)?;
         Ok(QuicRecv { stream, ended: false, _keeps_open: Arc::clone(&self.0) })
+    }
+
+    fn set_windows(&self, bytes: u32) {
+        self.0.0.set_receive_window(VarInt::from_u32(bytes));
+        self.0.0.set_send_window(bytes.into());
     }
 
     fn close(&self, code: CloseCode) {

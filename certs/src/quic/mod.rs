@@ -133,7 +133,8 @@ fn transport(limits: Limits) -> io::Result<TransportConfig> {
     transport
         .max_concurrent_bidi_streams(VarInt::from_u32(limits.bidi_streams))
         .max_concurrent_uni_streams(VarInt::from_u32(limits.uni_streams))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES.min(limits.connection_window_bytes)))
+        // A connection that begins with little may be given more; a stream's own window cannot.
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES))
         .receive_window(VarInt::from_u32(limits.connection_window_bytes))
         .send_window(SEND_WINDOW_BYTES)
         .initial_mtu(MTU_BYTES_INITIAL)

@@ -2,6 +2,7 @@
 
 use super::operation::Caller;
 use super::session::{self, Services};
+use super::windows::IDLE_BYTES;
 use crate::gate::Peer;
 use crate::metrics;
 use lingqu_certs::quic::{Handshakes, Limits, QuicChannel};
@@ -43,8 +44,9 @@ const REQUEST_STREAMS_MAX: u32 = 65;
 /// Data streams that an agent may have open over all its transfers.
 const DATA_STREAMS_MAX: u32 = 64;
 
-/// What one connection may have in flight towards the gateway.
-pub const LIMITS: Limits = Limits::streams(REQUEST_STREAMS_MAX, DATA_STREAMS_MAX);
+/// What a connection begins with; one that moves data is given its share of the windows.
+pub const LIMITS: Limits =
+    Limits { connection_window_bytes: IDLE_BYTES, ..Limits::streams(REQUEST_STREAMS_MAX, DATA_STREAMS_MAX) };
 
 /// First packets that wait to be looked at.
 pub const HANDSHAKES: Handshakes = Handshakes { waiting_max: 1024, waiting_bytes_max: 4 << 20 };

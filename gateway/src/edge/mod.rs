@@ -5,3 +5,4 @@ pub mod close;
 pub mod endpoint;
 pub mod operation;
 pub mod session;
+pub mod windows;

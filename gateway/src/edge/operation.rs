@@ -60,6 +60,11 @@ impl Caller {
     }
 }
 
+/// Whether a request moves bulk data.
+pub const fn moves_data(ask: &Ask) -> bool {
+    matches!(ask, Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_))
+}
+
 /// What a request is called in logs and metrics.
 pub const fn name(ask: &Ask) -> &'static str {
     match ask {

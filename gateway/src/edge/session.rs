@@ -3,6 +3,7 @@
 
 use super::close;
 use super::operation::{self, Caller};
+use super::windows::Windows;
 use crate::flow::{self, Flow, FlowError, Router, Wires};
 use crate::gate::{self, Denied, Gate, Peer, Target};
 use crate::metrics;
@@ -15,6 +16,7 @@ use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::request::Ask;
 use lingqu_protocol::wire::{self, Hello, Pull, Records, Request, Welcome};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
@@ -37,6 +39,10 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// Data in and out.
     pub flow: Arc<Flow>,
+    /// Memory for bytes in flight.
+    pub windows: Arc<Windows>,
+    /// Numbers connections.
+    pub connections: AtomicU64,
 }
 
 impl Services {
@@ -78,6 +84,7 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
     };
     let router = Arc::new(Router::default());
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
+    let number = services.connections.fetch_add(1, Ordering::Relaxed);
     let caller = Arc::new(caller);
     loop {
         tokio::select! {
@@ -96,7 +103,7 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
                 let (services, caller) = (Arc::clone(&services), Arc::clone(&caller));
                 let span = tracing::info_span!("request", caller = %caller.name());
                 tokio::spawn(async move {
-                    answer(&services, &caller, wires, place.is_some()).await;
+                    answer(&services, &caller, number, wires, place.is_some()).await;
                     drop(place);
                 }.instrument(span));
             }
@@ -157,7 +164,13 @@ async fn welcome<C: Channel>(
 }
 
 /// Answers one request. However it ends, the agent is told: by the answer, or by a fault.
-async fn answer<C: Channel>(services: &Services, caller: &Caller, mut wires: Wires<C>, has_place: bool) {
+async fn answer<C: Channel>(
+    services: &Services,
+    caller: &Caller,
+    connection: u64,
+    mut wires: Wires<C>,
+    has_place: bool,
+) {
     let request = match tokio::time::timeout(REQUEST_WAIT, wires.reader.message::<Request>("a request")).await {
         Ok(Ok(Some(request))) => request,
         Ok(Ok(None)) => return,
@@ -169,6 +182,7 @@ async fn answer<C: Channel>(services: &Services, caller: &Caller, mut wires: Wir
         return refuse(&mut wires, error.into()).await;
     };
     let name = operation::name(&ask);
+    let _share = operation::moves_data(&ask).then(|| services.windows.take(connection, &wires.channel));
     let outcome = if has_place { perform(services, caller, ask, &mut wires).await } else { Err(FlowError::Busy) };
     metrics::request(name, outcome.as_ref().err().map(close::code));
     match outcome {

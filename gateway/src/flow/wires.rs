@@ -27,6 +27,10 @@ pub type Token = [u8; TOKEN_BYTES];
 /// longest of their work between two messages is one sync of a disk.
 pub const CONTROL_WAIT: Duration = Duration::from_secs(60);
 
+/// A receiver that takes nothing for this long is given up, and may resume: people hold a pipe while they read a screen,
+/// and not for longer than they leave a desk.
+const STALL_WAIT: Duration = Duration::from_secs(900);
+
 /// The streams of one request.
 pub struct Wires<C: Channel> {
     /// Opens data streams.
@@ -196,7 +200,10 @@ impl<S: SendHalf> DataLane<S> {
         tokio::select! {
             biased;
             cut = self.leash.cut() => Err(cut.into()),
-            sent = self.writer.raw(bytes) => Ok(sent?),
+            sent = tokio::time::timeout(STALL_WAIT, self.writer.raw(bytes)) => match sent {
+                Ok(sent) => Ok(sent?),
+                Err(_) => Err(FlowError::TooSlow { what: "room in the receiver's window" }),
+            },
         }
     }
 

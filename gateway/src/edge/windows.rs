@@ -1,0 +1,108 @@
+//! One budget for bytes in flight. A connection that moves nothing has room for control messages; those that move data
+//! share the rest, and each gets less the more there are, so that memory stays what it is whoever comes.
+
+use lingqu_protocol::stream::Channel;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes in flight towards the gateway over all transfers, and as many kept for sending again: with the segments in
+/// memory they make three quarters of the gateway's 128 MiB.
+const BUDGET_BYTES: u32 = 32 << 20;
+
+/// What one transfer can use: 200 MB/s over 100 ms.
+const SHARE_BYTES_MAX: u32 = 20 << 20;
+
+/// What every transfer gets: some datagrams, so that it goes on, however many there are.
+const SHARE_BYTES_MIN: u32 = 32 << 10;
+
+/// What a connection has that moves nothing.
+pub const IDLE_BYTES: u32 = 64 << 10;
+
+/// The connections that move data now.
+#[derive(Default)]
+pub struct Windows(Mutex<HashMap<u64, Active>>);
+
+struct Active {
+    transfers: usize,
+    resize: Box<dyn Fn(u32) + Send>,
+}
+
+/// A transfer's share; dropped, the others have more.
+pub struct Share {
+    windows: Arc<Windows>,
+    connection: u64,
+}
+
+impl Windows {
+    /// A share for a transfer on a connection that the caller numbers.
+    pub fn take<C: Channel>(self: &Arc<Self>, connection: u64, channel: &C) -> Share {
+        let mut active = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let channel = channel.clone();
+        let resize = Box::new(move |bytes| channel.set_windows(bytes));
+        active.entry(connection).or_insert(Active { transfers: 0, resize }).transfers += 1;
+        divide(&active);
+        Share { windows: Arc::clone(self), connection }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut active = self.windows.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mine) = active.get_mut(&self.connection) else { return };
+        mine.transfers -= 1;
+        if mine.transfers == 0 {
+            (mine.resize)(IDLE_BYTES);
+            active.remove(&self.connection);
+            divide(&active);
+        }
+    }
+}
+
+fn divide(active: &HashMap<u64, Active>) {
+    let count = u32::try_from(active.len()).unwrap_or(u32::MAX).max(1);
+    let share = (BUDGET_BYTES / count).clamp(SHARE_BYTES_MIN, SHARE_BYTES_MAX);
+    active.values().for_each(|a| (a.resize)(share));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    fn take(windows: &Arc<Windows>, connection: u64) -> (Share, Arc<AtomicU32>) {
+        let seen = Arc::new(AtomicU32::new(0));
+        let shown = Arc::clone(&seen);
+        let resize = Box::new(move |bytes| shown.store(bytes, Ordering::SeqCst));
+        let mut active = windows.0.lock().unwrap();
+        active.entry(connection).or_insert(Active { transfers: 0, resize }).transfers += 1;
+        divide(&active);
+        drop(active);
+        (Share { windows: Arc::clone(windows), connection }, seen)
+    }
+
+    #[test]
+    fn shares_are_equal_and_add_up_to_the_budget() {
+        let windows = Arc::<Windows>::default();
+        let (first, seen) = take(&windows, 0);
+        assert_eq!(seen.load(Ordering::SeqCst), SHARE_BYTES_MAX);
+        let others: Vec<_> = (1..4).map(|i| take(&windows, i)).collect();
+        assert_eq!(seen.load(Ordering::SeqCst), BUDGET_BYTES / 4);
+        assert!(others.iter().all(|(_, seen)| seen.load(Ordering::SeqCst) == BUDGET_BYTES / 4));
+        let again = take(&windows, 0).0;
+        assert_eq!(seen.load(Ordering::SeqCst), BUDGET_BYTES / 4, "a second transfer of a connection takes no more");
+        drop(others);
+        assert_eq!(seen.load(Ordering::SeqCst), SHARE_BYTES_MAX);
+        drop(first);
+        assert_eq!(seen.load(Ordering::SeqCst), SHARE_BYTES_MAX, "the other transfer of the connection goes on");
+        drop(again);
+        assert_eq!(seen.load(Ordering::SeqCst), IDLE_BYTES);
+    }
+
+    #[test]
+    fn the_thousandth_still_goes_on() {
+        let windows = Arc::<Windows>::default();
+        let all: Vec<_> = (0..2000).map(|i| take(&windows, i)).collect();
+        assert!(all.iter().all(|(_, seen)| seen.load(Ordering::SeqCst) == SHARE_BYTES_MIN));
+    }
+}
