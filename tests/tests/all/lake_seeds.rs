@@ -191,7 +191,8 @@ async fn run(seed: u64, lying: bool) -> Result<(), String> {
             disk.plan_no_faults();
             check(&lake, &pushes, &tables).await?;
         }
-        disk = if rng.one_in(3) && !disk.is_off() { disk.restart() } else { disk.crash(rng.next()) };
+        // Killed or without power, in the middle of what it was doing in both cases.
+        disk = if rng.one_in(3) { disk.restart() } else { disk.crash(rng.next()) };
         if rng.one_in(4) {
             // The power goes again while the lake starts.
             disk.power_off_after(rng.below(10));
