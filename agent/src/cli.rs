@@ -13,9 +13,6 @@ mod receipt;
 mod renew;
 mod transfers;
 
-#[cfg(test)]
-pub(crate) use renew::renew_over;
-
 use crate::connect::{Backoff, Link, Session};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;
@@ -86,7 +83,6 @@ impl App {
     ) -> Result<T, AgentError> {
         let link = self.link()?;
         let session = link.open(Backoff::COMMAND).await?;
-        renew::where_due(&link, &session).await;
         let done = work(&session).await;
         session.close();
         link.goodbye().await;

@@ -1,7 +1,7 @@
 //! `doctor`: one look at everything that can be in the way, and what to ask of whom.
 
-use super::{App, look, renew};
-use crate::connect::{Backoff, Link, Session};
+use super::{App, look};
+use crate::connect::{Backoff, Link, Session, is_due};
 use crate::error::{AgentError, Party, Told};
 use crate::output::Output;
 use lingqu_certs::profile::Profile;
@@ -63,7 +63,7 @@ impl Check {
 pub(super) async fn doctor(app: &App) -> Result<(), AgentError> {
     let profile = app.profile()?;
     let mut checks = vec![certificate_check(app, &profile)];
-    let link = Link::new(app.machine.clone(), profile.clone());
+    let link = Link::new(app.machine.clone(), profile.clone()).without_renewal();
     let met = link.open(Backoff::ONCE).await;
     let failure = match met {
         Ok(session) => {
@@ -105,7 +105,7 @@ fn certificate_check(app: &App, profile: &Profile) -> Check {
                     "核对本机时钟；请运维人员批准后执行 `lingqu renew`",
                 );
                 (Verdict::Bad, next)
-            } else if days < CERTIFICATE_WARNING_DAYS && renew::is_due(&validity, now) {
+            } else if days < CERTIFICATE_WARNING_DAYS && is_due(&validity, now) {
                 (Verdict::Warning, told.next("run `lingqu renew`", "执行 `lingqu renew`"))
             } else {
                 (Verdict::Good, told)

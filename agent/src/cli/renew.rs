@@ -1,23 +1,15 @@
-//! New certificates over this agent's own connection.
+//! `renew`.
 
 use super::App;
-use crate::connect::{Backoff, Link, Session, unexpected};
-use crate::error::{AgentError, Told};
-use lingqu_certs::ca::Validity;
-use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::stream::Channel;
-use lingqu_protocol::wire::{Renew, reply, request};
-use rustls::pki_types::CertificateDer;
+use crate::connect::{self, Backoff, Link};
+use crate::error::AgentError;
 use serde_json::json;
 
-/// Certificates in one answer, at most: a leaf, its CA, and one between.
-pub(super) const CHAIN_CERTIFICATES_MAX: usize = 3;
-
-/// `renew`. Works with an expired certificate too, where the operator approved it.
+/// Works with an expired certificate too, where the operator approved it.
 pub(super) async fn renew(app: &App) -> Result<(), AgentError> {
-    let link = app.link()?;
+    let link = Link::new(app.machine.clone(), app.profile()?).without_renewal();
     let session = link.open(Backoff::COMMAND).await?;
-    let renewed = renew_over(&link, &session).await;
+    let renewed = connect::renew(&link, &session).await;
     session.close();
     link.goodbye().await;
     renewed?;
@@ -26,53 +18,4 @@ pub(super) async fn renew(app: &App) -> Result<(), AgentError> {
     let made = json!({ "id": agent, "from": validity.from.to_rfc3339(), "until": validity.until.to_rfc3339() });
     app.output
         .say(&made, |o| format!("{}: {agent}, {}", o.pick("renewed until", "证书已更新，有效期至"), validity.until))
-}
-
-/// Renews where two thirds of the certificate's life are over. What fails is logged: the command that is under way has
-/// its own business, and there is time to try again.
-pub(super) async fn where_due<C: Channel>(link: &Link, session: &Session<C>) {
-    let now = link.machine().clock.wall();
-    match link.profile().validity() {
-        Ok(validity) if !is_due(&validity, now) => {}
-        Ok(validity) => match renew_over(link, session).await {
-            Ok(()) => tracing::info!(old_until = %validity.until, "certificate renewed"),
-            Err(error) => tracing::warn!(%error, until = %validity.until, "the certificate is due and was not renewed"),
-        },
-        Err(error) => tracing::warn!(%error, "the certificate cannot be read"),
-    }
-}
-
-/// Whether two thirds of its life are over.
-pub(super) fn is_due(validity: &Validity, now: Timestamp) -> bool {
-    let life = validity.until.0.saturating_sub(validity.from.0);
-    now.0 >= validity.from.0.saturating_add(life / 3 * 2)
-}
-
-/// Asks for a new certificate for the key that is there, and puts it in.
-pub(crate) async fn renew_over<C: Channel>(link: &Link, session: &Session<C>) -> Result<(), AgentError> {
-    let csr_der = link.profile().signing_request()?.into();
-    let certificate = match session.ask(request::Ask::Renew(Renew { csr_der })).await? {
-        reply::Reply::Certificate(certificate) => certificate,
-        other => return Err(unexpected("a certificate", &other)),
-    };
-    if certificate.chain_der.len() > CHAIN_CERTIFICATES_MAX {
-        return Err(AgentError::Peer(Told::new("chain", "the gateway's chain is too long", "网关返回的证书链过长")));
-    }
-    let chain: Vec<_> = certificate.chain_der.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-    link.profile().replace_certificate(&chain, link.machine().clock.wall())?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_is_due_at_two_thirds() {
-        let validity = Validity { from: Timestamp(1_000), until: Timestamp(4_000) };
-        assert!(!is_due(&validity, Timestamp(2_999)));
-        assert!(is_due(&validity, Timestamp(3_000)));
-        assert!(is_due(&validity, Timestamp(9_000)), "and when it is over");
-        assert!(!is_due(&validity, Timestamp(0)));
-    }
 }

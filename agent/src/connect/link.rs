@@ -1,6 +1,6 @@
 //! The way from a profile to a session: dial, greet, and check that this is the gateway that the profile pins.
 
-use super::{Backoff, Checkpoints, Dialer, Greeting, Pins, Session, with_retries};
+use super::{Backoff, Checkpoints, Dialer, Greeting, Pins, Session, renewal, with_retries};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;
 use crate::transfer::Dial;
@@ -14,6 +14,7 @@ pub struct Link {
     machine: Machine,
     profile: Profile,
     dialer: Dialer,
+    renews: bool,
 }
 
 impl Link {
@@ -25,7 +26,14 @@ impl Link {
             move || Ok(profile.tls(clock.clone())?)
         };
         let dialer = Dialer::new(&settings.address, &settings.domain, machine.clock.clone(), tls);
-        Self { machine, profile, dialer }
+        Self { machine, profile, dialer, renews: true }
+    }
+
+    /// The same, but a certificate that is due is left as it is.
+    #[must_use]
+    pub fn without_renewal(mut self) -> Self {
+        self.renews = false;
+        self
     }
 
     /// The profile.
@@ -38,7 +46,8 @@ impl Link {
         &self.machine
     }
 
-    /// One try, to the end: dial, greet, check that this is the gateway that the profile pins and that its ledger only grew.
+    /// One try, to the end: dial, greet, check that this is the gateway that the profile pins and that its ledger only
+    /// grew. A certificate that is due is renewed on the way.
     ///
     /// # Errors
     /// What is in the way; [`AgentError::Integrity`] where this is not the gateway that the profile knows.
@@ -49,10 +58,14 @@ impl Link {
         let pins = Pins { root: self.profile.settings().root, ca: Digest::sha256(self.profile.ca()) };
         let greeting = session.greeting();
         let checked = self.check(greeting).and_then(|()| checkpoints.follow(&kept, greeting, &pins));
-        if checked.is_err() {
+        if let Err(error) = checked {
             session.close();
+            return Err(error);
         }
-        checked.map(|()| session)
+        if self.renews {
+            renewal::where_due(self, &session).await;
+        }
+        Ok(session)
     }
 
     /// Tries as often as `backoff` says.

@@ -188,7 +188,7 @@ async fn an_invitation_becomes_a_profile_that_meets_the_gateway_and_renews() {
     let before = profile.chain().unwrap();
     let link = gateway.link();
     let session = link.open(Backoff::ONCE).await.unwrap();
-    crate::cli::renew_over(&link, &session).await.unwrap();
+    renew(&link, &session).await.unwrap();
     assert_ne!(profile.chain().unwrap(), before, "a new certificate");
     link.open(Backoff::ONCE).await.unwrap();
 }

@@ -6,6 +6,7 @@ mod dial;
 mod link;
 #[cfg(test)]
 mod loopback;
+mod renewal;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -13,6 +14,7 @@ pub use backoff::{Backoff, with_retries};
 pub use checkpoints::{Checkpoints, Pins};
 pub use dial::Dialer;
 pub use link::Link;
+pub use renewal::{is_due, renew};
 
 use crate::error::{AgentError, Told};
 use lingqu_protocol::close::CloseCode;
