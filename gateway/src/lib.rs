@@ -4,9 +4,13 @@
 //! request → [`registry`] → one transaction of [`state`] and [`ledger`] → publish snapshot → [`gate`].
 //! Only [`app`] wires modules together.
 
+pub mod admin;
 pub mod app;
+pub mod cli;
+pub mod config;
 pub mod edge;
 pub mod flow;
+pub mod folder;
 pub mod gate;
 pub mod lake;
 pub mod ledger;

@@ -3,21 +3,23 @@
 
 use super::agency::{self, Agency, Statement};
 use super::agent::Agent;
+use super::entry::Entry;
 use super::error::{Refusal, RegistryError};
 use super::fact::{Actor, Fact};
+use super::grant::Grant;
 use super::invitation;
 use super::officer;
 use super::paper::Paper;
 use super::port::Update;
 use super::record;
-use super::service::{Found, Registry, Tx, expect, retried};
+use super::service::{Cursor, Found, Registry, Tx, expect, grant_update, retried};
 use super::stop::{Selector, Stop};
 use super::{text, views};
 use crate::state::{Expect, Filter, Kind, LIST_MAX};
 use lingqu_certs::document::Opened;
 use lingqu_certs::invitation::Invitation as InvitationLine;
 use lingqu_certs::root::open_as_root;
-use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::documents::{AgencyBody, Body, OfficerBody};
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
@@ -218,12 +220,54 @@ impl Registry {
         page.iter().map(|record| Ok(view(record::thing(record)?))).collect()
     }
 
-    /// An agency that must be known.
+    /// Looks whether the root signed every agency and officer that stands here, and whether every entry and grant can be
+    /// read; says what is stopped.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`]; ours.
-    pub async fn agency_view(&self, code: CreditCode) -> Result<Value, RegistryError> {
-        Ok(views::agency(&self.agency(code).await?))
+    /// The first thing that is damaged; ours.
+    pub async fn check(&self) -> Result<Value, RegistryError> {
+        let everything = Filter::default();
+        let (mut agencies, mut officers, mut entries, mut grants) = (0u64, 0u64, 0u64, 0u64);
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Agency>(&everything, &mut pages).await? {
+            for agency in page {
+                self.agency(agency.code).await?;
+                agencies += 1;
+            }
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<officer::Officer>(&everything, &mut pages).await? {
+            for officer in page {
+                self.officer(&officer.key.key_id().to_string()).await?;
+                officers += 1;
+            }
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Entry>(&everything, &mut pages).await? {
+            for entry in page {
+                self.entry_update(&entry).await?;
+                entries += 1;
+            }
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Grant>(&everything, &mut pages).await? {
+            for grant in page {
+                grant_update(grant)?;
+                grants += 1;
+            }
+        }
+        let identity = self.identity();
+        Ok(json!({
+            "id": identity.gateway,
+            "status": "good",
+            "domain": identity.domain,
+            "root": identity.root.to_string(),
+            "agencies": agencies,
+            "officers": officers,
+            "entries": entries,
+            "grants": grants,
+            "stops": self.stops().await?,
+        }))
     }
 
     /// Opens a statement of the root, or finds the answer that it got before.

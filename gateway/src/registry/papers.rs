@@ -321,7 +321,7 @@ impl Registry {
     }
 
     /// An officer by the id of the key, as the root certified it.
-    async fn officer(&self, keyid: &str) -> Result<Option<Officer>, RegistryError> {
+    pub(super) async fn officer(&self, keyid: &str) -> Result<Option<Officer>, RegistryError> {
         let Some(found) = self.find::<Officer>(keyid).await? else { return Ok(None) };
         let officer = found.thing;
         let certified = self.certified::<OfficerBody>(officer.document).await?;

@@ -1,0 +1,168 @@
+//! The operator's commands. There is none that an agency's officer must sign: those come over the wire.
+
+use super::Failure;
+use crate::ledger::{VerifyError, verify};
+use crate::registry::stop::Selector;
+use crate::registry::{Refusal, Registry, RegistryError};
+use crate::state::State;
+use lingqu_certs::joining::{JoinAnswer, JoinRequest};
+use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::checkpoint::{Checkpoint, NoteKey, origin};
+use lingqu_protocol::digest::to_hex;
+use lingqu_protocol::documents::GatewayBody;
+use lingqu_protocol::dsse::Envelope;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Checkpoints from outside that one command compares: those of every agency of a province.
+const CHECKPOINTS_MAX: usize = 1024;
+
+/// A command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Command {
+    /// Takes the root's statement of an agency, a DSSE envelope as JSON text.
+    AgencyAdd {
+        /// The envelope.
+        envelope: String,
+    },
+    /// A page of agencies.
+    AgencyList {
+        /// Where the last page ended.
+        after: String,
+    },
+    /// Takes the root's statement of an officer, a DSSE envelope as JSON text.
+    OfficerAdd {
+        /// The envelope.
+        envelope: String,
+    },
+    /// Invites an agent.
+    Invite {
+        /// The agency's credit code.
+        agency: String,
+        /// The agent's name.
+        agent: String,
+        /// How long the invitation is open.
+        ttl_ms: i64,
+    },
+    /// A certificate for a joiner who cannot reach the gateway: the text of its request's file.
+    Join {
+        /// The file's text.
+        request: String,
+    },
+    /// 临时阻断: stops an agency, an agent, an entry, a grant or everything.
+    Stop {
+        /// `agency:CODE`, `agent:CODE/NAME`, `entry:ID`, `grant:ID` or `all`.
+        selector: String,
+        /// Why.
+        reason: String,
+    },
+    /// Lifts a stop.
+    Resume {
+        /// As for a stop.
+        selector: String,
+        /// Why.
+        reason: String,
+    },
+    /// Looks whether everything that the root signed still stands, and says what is stopped.
+    Check {},
+    /// Walks the whole ledger.
+    LedgerVerify {
+        /// Signed checkpoints that others kept.
+        checkpoints: Vec<String>,
+    },
+}
+
+/// Does what a command says.
+///
+/// # Errors
+/// Why not, for the operator.
+pub async fn execute(registry: &Registry, state: &dyn State, command: Command) -> Result<Value, Failure> {
+    Ok(match command {
+        Command::AgencyAdd { envelope } => registry.agency_add(&parse(&envelope)?).await?,
+        Command::AgencyList { after } => {
+            let (agencies, next) = registry.agencies(&after).await?;
+            json!({ "agencies": agencies, "next": next })
+        }
+        Command::OfficerAdd { envelope } => registry.officer_add(&parse(&envelope)?).await?,
+        Command::Invite { agency, agent, ttl_ms } => {
+            let usage = |e: &dyn std::fmt::Display| Failure::usage(e.to_string(), "see `lingqu-gateway invite --help`");
+            let agency = CreditCode::parse(&agency).map_err(|e| usage(&e))?;
+            let name = agent.parse().map_err(|e| usage(&e))?;
+            registry.invite(&AgentId { agency, name }, ttl_ms).await?
+        }
+        Command::Join { request } => join(registry, &request).await?,
+        Command::Stop { selector, reason } => registry.stop(&select(&selector)?, &reason).await?,
+        Command::Resume { selector, reason } => registry.resume(&select(&selector)?, &reason).await?,
+        Command::Check {} => registry.check().await?,
+        Command::LedgerVerify { checkpoints } => ledger_verify(registry, state, &checkpoints).await?,
+    })
+}
+
+async fn join(registry: &Registry, request: &str) -> Result<Value, Failure> {
+    let request = JoinRequest::parse(request.as_bytes()).map_err(|e| Failure {
+        code: 7,
+        word: "bad_join_request".into(),
+        text: e.to_string(),
+        next: "have it made again with `lingqu join INVITATION --request FILE`".into(),
+    })?;
+    let certified = registry.join(request.invitation.as_bytes(), &request.csr_der).await?;
+    let identity = registry.identity();
+    let answer = JoinAnswer {
+        chain_der: certified.chain_der,
+        agent: certified.agent.to_string(),
+        gateway: identity.gateway.to_string(),
+        domain: identity.domain.clone(),
+        root_key: identity.root.to_string(),
+        statement: identity.statement.to_json().into_bytes(),
+    };
+    Ok(json!({ "id": certified.agent.to_string(), "answer": answer.file() }))
+}
+
+async fn ledger_verify(registry: &Registry, state: &dyn State, notes: &[String]) -> Result<Value, Failure> {
+    if notes.len() > CHECKPOINTS_MAX {
+        return Err(Failure::usage(format!("more than {CHECKPOINTS_MAX} checkpoints"), "compare them in parts"));
+    }
+    let key = note_key(registry)?;
+    let mut outside = Vec::with_capacity(notes.len());
+    for note in notes {
+        let checkpoint = Checkpoint::verify(note, &key).map_err(|e| Failure {
+            code: 5,
+            word: "bad_checkpoint".into(),
+            text: format!("a checkpoint is not this gateway's: {e}"),
+            next: "use checkpoints that agents of this gateway kept".into(),
+        })?;
+        outside.push(checkpoint);
+    }
+    match verify(state, &outside).await {
+        Ok(head) => Ok(json!({
+            "id": "ledger", "status": "good", "size": head.size, "root": to_hex(&head.root),
+            "checkpoints": outside.len(),
+        })),
+        Err(VerifyError::Fault(fault)) => Err(Failure {
+            code: 5,
+            word: "ledger_changed".into(),
+            text: fault.to_string(),
+            next: "keep the folder as it is, and compare with the agencies' receipts and checkpoints".into(),
+        }),
+        Err(VerifyError::State(error)) => Err(RegistryError::State(error).into()),
+    }
+}
+
+/// The key that this gateway's checkpoints are signed with, as the root names it.
+fn note_key(registry: &Registry) -> Result<NoteKey, Failure> {
+    let identity = registry.identity();
+    let ours = |e: String| Failure::ours(e, "restore the folder from one backup");
+    let statement = crate::folder::statement_of(&identity.statement, &identity.root)?;
+    let body: GatewayBody = statement.body;
+    let key: lingqu_certs::key::PublicKey = body.receipt_key.parse().map_err(|e| ours(format!("{e}")))?;
+    Ok(NoteKey { name: origin(&identity.domain, identity.gateway), public: *key.as_bytes() })
+}
+
+fn parse(envelope: &str) -> Result<Envelope, RegistryError> {
+    Envelope::from_json(envelope.as_bytes()).map_err(|e| Refusal::Document(e.to_string()).into())
+}
+
+fn select(text: &str) -> Result<Selector, Failure> {
+    text.parse().map_err(|e| Failure::usage(format!("{text:?}: {e}"), "see `lingqu-gateway stop --help`"))
+}

@@ -1,0 +1,183 @@
+//! The command `lingqu-gateway`.
+
+mod args;
+mod output;
+mod roots;
+
+pub use args::Cli;
+
+use crate::admin::{self, Command, Failure};
+use crate::folder;
+use args::{Act, Agency, Initial, Ledger, Officer, Selection};
+use lingqu_certs::joining::JOIN_FILE_BYTES_MAX;
+use lingqu_certs::os::{self, OsEntropy, SystemClock};
+use output::Output;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// Bytes of a file with a checkpoint: a note has a few lines.
+const CHECKPOINT_BYTES_MAX: u64 = 16 * 1024;
+
+/// Does what the command line says; gives the exit code.
+pub async fn run(cli: Cli) -> u8 {
+    let output = Output { json: cli.json };
+    match act(&cli, &output).await {
+        Ok(()) => 0,
+        Err(failure) => {
+            output.say_failure(&failure);
+            failure.code
+        }
+    }
+}
+
+async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
+    let dir = cli.dir.as_path();
+    match &cli.act {
+        Act::Init(args) => init(dir, args, output).await,
+        Act::Agency(Agency::Add(args)) => {
+            let envelope = roots::agency(dir, args)?;
+            let added = admin::run(dir, Command::AgencyAdd { envelope }).await?;
+            output.say(&added, |v| format!("added {} {}\n已登记部门", text(v, "id"), text(v, "name")))
+        }
+        Act::Agency(Agency::Import { file, root }) => import(dir, file, root, output).await,
+        Act::Agency(Agency::List) => list(dir, output).await,
+        Act::Officer(Officer::Add { request, root, out }) => {
+            if out.exists() {
+                let text = format!("{} is there already", out.display());
+                return Err(Failure::usage(text, "choose another file with --out; nothing is overwritten"));
+            }
+            let envelope = roots::officer(dir, request, root)?;
+            let added = admin::run(dir, Command::OfficerAdd { envelope: envelope.clone() }).await?;
+            write(out, envelope.as_bytes())?;
+            output.say(&added, |v| {
+                let (name, role, agency) = (text(v, "name"), text(v, "role"), text(v, "agency"));
+                format!("added {name}, {role} of {agency}; give {} back\n已登记人员，请将证书交还本人", out.display())
+            })
+        }
+        Act::Invite { code, agent, ttl } => {
+            let command = Command::Invite { agency: code.clone(), agent: agent.clone(), ttl_ms: ttl.0 };
+            let made = admin::run(dir, command).await?;
+            // On the terminal the line stands alone, so that a script without --json can take it as it is.
+            output.say(&made, |v| text(v, "invitation"))?;
+            output.hint(&format!(
+                "open for one agent until {}; a secret: hand it over in person or sealed\n邀请仅限一次使用，请妥善交付",
+                text(&made, "expires_at")
+            ));
+            Ok(())
+        }
+        Act::Join { request, out } => {
+            let request = read(request, JOIN_FILE_BYTES_MAX as u64)?;
+            let made = admin::run(dir, Command::Join { request }).await?;
+            write(out, text(&made, "answer").as_bytes())?;
+            let made = json!({ "id": made["id"], "answer": out.display().to_string() });
+            output.say(&made, |v| format!("{} may join with {}\n请将此文件交还", text(v, "id"), text(v, "answer")))
+        }
+        Act::Stop(selection) => {
+            let (selector, reason) = selected(selection);
+            let done = admin::run(dir, Command::Stop { selector, reason }).await?;
+            output.say(&done, |v| format!("stopped {}\n已阻断", text(v, "id")))
+        }
+        Act::Resume(selection) => {
+            let (selector, reason) = selected(selection);
+            let done = admin::run(dir, Command::Resume { selector, reason }).await?;
+            output.say(&done, |v| format!("resumed {}\n已恢复", text(v, "id")))
+        }
+        Act::Check => {
+            let found = admin::run(dir, Command::Check {}).await?;
+            output.say(&found, output::check)
+        }
+        Act::Ledger(Ledger::Verify { checkpoint }) => {
+            let checkpoints = checkpoint.iter().map(|f| read(f, CHECKPOINT_BYTES_MAX)).collect::<Result<_, _>>()?;
+            let found = admin::run(dir, Command::LedgerVerify { checkpoints }).await?;
+            output.say(&found, |v| {
+                format!("the ledger is good: {} entries, root {}\n账本完好", v["size"], text(v, "root"))
+            })
+        }
+    }
+}
+
+async fn init(dir: &Path, args: &Initial, output: &Output) -> Result<(), Failure> {
+    let (clock, entropy) = (SystemClock::new(), OsEntropy::new());
+    let made = folder::init(dir, &args.root, &args.domain, &args.address, &clock, &entropy).await?;
+    let json = json!({
+        "id": made.gateway, "domain": made.domain, "root": made.root,
+        "dir": dir.display().to_string(), "root_dir": args.root.display().to_string(),
+    });
+    output.say(&json, |_| {
+        let (dir, root) = (dir.display(), args.root.display());
+        format!(
+            "made gateway {} of {}\nroot {} ({})\n已建立网关\n\nNext 下一步:\n  keep {root} off this machine when it is not \
+             needed: who has it names agencies and officers\n  lingqu-gateway --dir {dir} agency add CODE --name 名称 \
+             --region 4403:city --root {root}\n  lingqu-gateway --dir {dir} serve",
+            made.gateway,
+            made.domain,
+            made.root,
+            if made.root_was_there { "it was there" } else { "new" },
+        )
+    })
+}
+
+async fn import(dir: &Path, file: &Path, root: &Path, output: &Output) -> Result<(), Failure> {
+    let mut added = Vec::new();
+    for (line, envelope) in roots::agencies(dir, file, root)? {
+        let done = admin::run(dir, Command::AgencyAdd { envelope }).await;
+        let done = done.map_err(|failure| Failure {
+            text: format!("{}, line {line}: {}", file.display(), failure.text),
+            next: format!(
+                "{} (the {} lines before it were taken; a line may be imported again)",
+                failure.next,
+                added.len()
+            ),
+            ..failure
+        })?;
+        added.push(done);
+    }
+    output.say(&Value::Array(added), |v| format!("added {} agencies\n已登记部门", v.as_array().map_or(0, Vec::len)))
+}
+
+async fn list(dir: &Path, output: &Output) -> Result<(), Failure> {
+    let mut all = Vec::new();
+    let mut after = String::new();
+    loop {
+        let mut page = admin::run(dir, Command::AgencyList { after }).await?;
+        if let Some(Value::Array(agencies)) = page.get_mut("agencies").map(Value::take) {
+            all.extend(agencies);
+        }
+        after = text(&page, "next");
+        if after.is_empty() {
+            break;
+        }
+    }
+    output.say(&Value::Array(all), output::agencies)
+}
+
+fn selected(selection: &Selection) -> (String, String) {
+    let of = &selection.what;
+    let selector = match (&of.agency, &of.agent, &of.entry, &of.grant) {
+        (Some(code), ..) => format!("agency:{code}"),
+        (_, Some(agent), ..) => format!("agent:{agent}"),
+        (_, _, Some(entry), _) => format!("entry:{entry}"),
+        (.., Some(grant)) => format!("grant:{grant}"),
+        // The arguments take exactly one, so this is --all.
+        _ => "all".into(),
+    };
+    (selector, selection.reason.clone())
+}
+
+/// A field's text; empty where there is none.
+fn text(value: &Value, field: &str) -> String {
+    value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn read(path: &Path, bytes_max: u64) -> Result<String, Failure> {
+    let failure = |e: &dyn std::fmt::Display| {
+        Failure::usage(format!("reading {}: {e}", path.display()), "name a file that can be read")
+    };
+    let bytes = os::read_bounded(path, bytes_max).map_err(|e| failure(&e))?;
+    String::from_utf8(bytes).map_err(|e| failure(&e))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+    os::write_atomic(path, bytes)
+        .map_err(|e| Failure::ours(format!("writing {}: {e}", path.display()), "make room, then do it again"))
+}

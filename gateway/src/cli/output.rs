@@ -1,0 +1,84 @@
+//! What people and programs read.
+
+use super::text;
+use crate::admin::Failure;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+/// Where answers go.
+pub(super) struct Output {
+    /// One JSON document on standard output.
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// Says an answer: `value` to programs, `words` to people.
+    pub(super) fn say(&self, value: &Value, words: impl FnOnce(&Value) -> String) -> Result<(), Failure> {
+        let text = if self.json { value.to_string() } else { words(value) };
+        let mut out = std::io::stdout().lock();
+        let written = writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush());
+        written.map_err(|e| Failure::ours(format!("standard output: {e}"), "it was done; look at it with `check`"))
+    }
+
+    /// Says something beside the answer, to people alone.
+    pub(super) fn hint(&self, words: &str) {
+        if !self.json {
+            // Standard error may be closed; the answer was given.
+            let _ = writeln!(std::io::stderr().lock(), "{words}");
+        }
+    }
+
+    /// Says why nothing came of it, on standard error.
+    pub(super) fn say_failure(&self, failure: &Failure) {
+        let Failure { code, word, text, next } = failure;
+        let line = if self.json {
+            json!({ "error": { "code": code, "word": word, "text": text, "next": next } }).to_string()
+        } else {
+            format!("error 错误: {text}\nnext 下一步: {next}")
+        };
+        // Nothing is left to tell it to where standard error is gone; the exit code still says it.
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    }
+}
+
+/// Agencies, a line each.
+pub(super) fn agencies(value: &Value) -> String {
+    let mut lines = String::new();
+    for agency in value.as_array().into_iter().flatten() {
+        let authority = if agency["authority"] == true { "  主管部门" } else { "" };
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            lines,
+            "{}  {:<12} {:<9} {}{authority}",
+            text(agency, "id"),
+            text(agency, "region"),
+            text(agency, "level"),
+            text(agency, "name"),
+        );
+    }
+    if lines.is_empty() { "no agencies yet 尚无部门: lingqu-gateway agency add --help".into() } else { lines }
+}
+
+/// What a check found.
+pub(super) fn check(value: &Value) -> String {
+    let mut lines = format!(
+        "gateway {} of {}: all that the root signed stands 签署内容完好\n{} agencies, {} officers, {} entries, {} grants\n",
+        text(value, "id"),
+        text(value, "domain"),
+        value["agencies"],
+        value["officers"],
+        value["entries"],
+        value["grants"],
+    );
+    for stop in value["stops"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            lines,
+            "stopped 已阻断: {} since {}: {}",
+            text(stop, "id"),
+            text(stop, "since"),
+            text(stop, "reason")
+        );
+    }
+    lines
+}
