@@ -13,7 +13,7 @@ mod receipt;
 mod renew;
 mod transfers;
 
-use crate::connect::{Backoff, Link, Session};
+use crate::connect::{Backoff, Link, Session, with_retries};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;
 use crate::output::Output;
@@ -29,6 +29,9 @@ pub const DONE: u8 = 0;
 
 /// Exit code of a command that wrote down what was asked, to be done later.
 pub const QUEUED: u8 = 8;
+
+/// Exit code of a command that could not reach the gateway.
+const UNREACHABLE: u8 = 6;
 
 /// What every command is given.
 #[derive(Debug)]
@@ -73,21 +76,35 @@ impl App {
         Ok(Link::new(self.machine.clone(), self.profile()?))
     }
 
-    /// Opens a session, lets `work` use it, and says goodbye. A certificate that is due is renewed on the way.
+    /// Opens a session, lets `work` use it, and says goodbye. A connection that is lost under it is opened again and the
+    /// work done again: a document has its own id and is taken once, a suspension stands, and reading changes nothing.
     ///
     /// # Errors
     /// What is in the way, and what `work` says.
     pub async fn with_session<T>(
         &self,
-        work: impl AsyncFnOnce(&Session<QuicChannel>) -> Result<T, AgentError>,
+        work: impl AsyncFn(&Session<QuicChannel>) -> Result<T, AgentError>,
     ) -> Result<T, AgentError> {
         let link = self.link()?;
-        let session = link.open(Backoff::COMMAND).await?;
-        let done = work(&session).await;
-        session.close();
+        let done = with_retries(Backoff::COMMAND, self.machine.entropy.as_ref(), async || {
+            let session = link.dial().await?;
+            let done = work(&session).await;
+            session.close();
+            match done {
+                Err(error) if is_worth_another_connection(&error) => Err(error),
+                done => Ok(done),
+            }
+        })
+        .await;
         link.goodbye().await;
-        done
+        done?
     }
+}
+
+/// Whether the connection, and not the request, is what failed.
+fn is_worth_another_connection(error: &AgentError) -> bool {
+    // A gateway that takes a request and is silent for a minute is not asked for many minutes.
+    error.is_transient() && error.exit_code() == UNREACHABLE && !matches!(error, AgentError::Unreachable(_))
 }
 
 /// Does what was asked and gives the exit code: [`DONE`] or [`QUEUED`].
@@ -147,4 +164,22 @@ pub(crate) fn read_text(path: &Path, bytes_max: usize) -> Result<String, AgentEr
 /// Writes a file that the caller named, whole or not at all.
 pub(crate) fn write_output(path: &Path, bytes: &[u8]) -> Result<(), AgentError> {
     os::write_atomic(path, bytes).map_err(|e| AgentError::io("writing", path, &e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lingqu_protocol::close::CloseCode;
+    use lingqu_protocol::stream::StreamError;
+
+    #[test]
+    fn a_lost_connection_is_opened_again_and_a_refusal_is_not_argued_with() {
+        let reset = |code| AgentError::from(StreamError::Closed(code));
+        assert!(is_worth_another_connection(&StreamError::Lost("x".into()).into()));
+        assert!(is_worth_another_connection(&reset(CloseCode::Draining)));
+        for error in [reset(CloseCode::Denied), reset(CloseCode::Suspended), reset(CloseCode::Internal)] {
+            assert!(!is_worth_another_connection(&error), "{error}");
+        }
+        assert!(!is_worth_another_connection(&AgentError::Unreachable(Told::new("no_answer", "silence", ""))));
+    }
 }

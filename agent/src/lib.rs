@@ -1,7 +1,9 @@
 //! An agency's agent: a library with the `lingqu` command on it.
 //!
-//! Reading order: [`cli`] says what can be asked, [`connect`] opens a session with the gateway, [`error`] says what went
-//! wrong and with which exit code the command ends. Time, randomness and the disk are handed in as a
+//! Reading order: [`cli`] says what can be asked and does it; [`connect`] opens a session with the gateway that the
+//! profile pins; [`join`] makes that profile; [`draft`] and [`records`] are documents and what the registry shows;
+//! [`outbox`], [`transfer`], [`upload`] and [`download`] move data, and [`notary`] checks its receipts; [`error`] says
+//! what went wrong and with which exit code the command ends. Time, randomness and the disk are handed in as a
 //! [`machine::Machine`]; `main.rs` is the composition root.
 //!
 //! Nothing here decides what may be exchanged: the gateway does, and the agent checks what it is told against the root
