@@ -89,3 +89,7 @@ impl From<FolderError> for Failure {
         Self { code, word: word.into(), text: error.to_string(), next: next.into() }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

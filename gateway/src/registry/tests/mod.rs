@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod denials;
 mod documents;
 mod people;
 pub(crate) mod world;
