@@ -121,8 +121,8 @@ pub enum OfficerCommand {
 Example:
   lingqu officer request --agency 91350100M000100Y43 --name 王芳 --role office-head --out ./wang
 
-The folder then holds the key (never give it away) and request.json: the operator registers it with
-`lingqu-gateway officer add request.json --root ROOTDIR --out CERT`.")]
+The folder then holds the key (never give it away) and officer.request: the operator registers it with
+`lingqu-gateway officer add officer.request --root ROOTDIR --out CERT`.")]
     Request(OfficerRequestArgs),
 }
 

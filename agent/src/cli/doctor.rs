@@ -77,7 +77,11 @@ pub(super) async fn doctor(app: &App) -> Result<(), AgentError> {
                 Party::Network => ("network (UDP)", "网络（UDP）"),
                 _ => ("gateway", "网关"),
             };
-            checks.push(Check { name, verdict: Verdict::Bad, told: error.told() });
+            let told = match error.party() {
+                Party::Network => error.told().next("ask for what stands below", "按下文请网络管理员配置"),
+                _ => error.told(),
+            };
+            checks.push(Check { name, verdict: Verdict::Bad, told });
             Some(error)
         }
     };

@@ -17,8 +17,8 @@ pub struct Backoff {
 
 impl Backoff {
     /// For a command that somebody waits for: a restarting gateway is met again, and a wrong address is reported within
-    /// about half a minute of waiting.
-    pub const COMMAND: Self = Self { tries_max: 6, first: Duration::from_millis(500), most: Duration::from_secs(15) };
+    /// about half a minute, most of it spent waiting for handshakes.
+    pub const COMMAND: Self = Self { tries_max: 4, first: Duration::from_millis(500), most: Duration::from_secs(5) };
 
     /// One try: to look at what is there.
     pub const ONCE: Self = Self { tries_max: 1, first: Duration::ZERO, most: Duration::ZERO };

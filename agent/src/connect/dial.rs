@@ -14,8 +14,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long one address may take to shake hands: a few lost packets on a slow link.
-const HANDSHAKE_SECS_MAX: u64 = 10;
+/// How long one address may take to shake hands: QUIC sends its first packet again after one second and after three.
+const HANDSHAKE_SECS_MAX: u64 = 6;
 
 /// Addresses of one name that are tried: both families of a gateway with a spare.
 const ADDRESSES_MAX: usize = 4;
