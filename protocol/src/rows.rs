@@ -43,12 +43,14 @@
 //! rows can find other rows with the same sum (it is the AdHash construction, which a generalised birthday attack breaks
 //! at this width). `bytes_root`, over what was delivered, is the one to hold a liar to.
 
-use crate::columns::arrow_type;
+use crate::columns::{arrow_type, item_type_for};
 use crate::digest::Digest;
 use crate::entry::{EntrySpec, ItemType};
 use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow::datatypes::{
+    Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
+};
 
 /// What stands before count and sum, so that no other digest of this program is over the same bytes.
 const DOMAIN: &[u8; 21] = b"lingqu rows_digest 1\n";
@@ -168,6 +170,12 @@ impl RowsDigest {
     pub fn of_places(entry: &EntrySpec, places: &[usize]) -> Self {
         let items = places.iter().filter_map(|place| entry.items.get(*place));
         Self::over(items.map(|item| (item.name.clone(), item.item_type)))
+    }
+
+    /// Over the columns of a canonical schema, as a batch on the wire has; `None` where a column's type is of no item.
+    pub fn of_schema(schema: &Schema) -> Option<Self> {
+        let columns = schema.fields().iter().map(|f| Some((f.name().clone(), item_type_for(f.data_type())?)));
+        Some(Self::over(columns.collect::<Option<Vec<_>>>()?.into_iter()))
     }
 
     fn over(columns: impl Iterator<Item = (String, ItemType)>) -> Self {

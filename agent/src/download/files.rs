@@ -1,12 +1,12 @@
 //! Fetches a set of files over several streams, and goes on where it was: after a lost connection, and after a kill.
 
 use super::receive::{Intake, WAITING_SEGMENTS, receive};
-use super::staging::{Staging, StagingState, load_state, place};
+use super::staging::{Staging, StagingState, load_state, place, verify_tree};
 use super::{manifest, staging_path};
 use crate::connect::{ControlStream, unexpected};
-use crate::error::AgentError;
+use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
-use crate::transfer::{Env, Expected, Meter, Roots, blocking, peer, reason, settle, task_failed};
+use crate::transfer::{Env, Expected, Meter, Roots, blocking, peer, reason, settle, settle_at_once, task_failed};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::stream::{Channel, StreamError};
@@ -109,6 +109,42 @@ impl FilesPull {
         Ok(Some(self.got(&state, None, self.env.outbox.receipt_path(self.transfer))))
     }
 
+    /// Finishes a transfer that the gateway has committed already, where all of it lies here.
+    pub(super) async fn finish_with<C: Channel>(
+        &mut self,
+        control: &mut ControlStream<C>,
+        receipt: &[u8],
+    ) -> Result<GotFiles, AgentError> {
+        let Some(state) = self.state().await? else {
+            return Err(AgentError::Usage(
+                Told::new(
+                    "transfer_done",
+                    "this transfer was completed before, and its output is no longer here",
+                    "该传输此前已完成，其输出已不在本机",
+                )
+                .next("pull again as a new transfer", "请作为新的传输重新拉取"),
+            ));
+        };
+        let (disk, folder, of) = (self.env.disk.clone(), self.folder.clone(), state.clone());
+        blocking(move || verify_tree(&*disk, &folder, &of)).await?;
+        let path = settle_at_once(control, &self.env, &self.expected(&state), receipt).await?;
+        let (disk, folder, out, of) = (self.env.disk.clone(), self.folder.clone(), self.out.clone(), state.clone());
+        blocking(move || place(&*disk, &folder, &of, &out)).await?;
+        self.resumed_bytes = state.bytes.saturating_sub(self.meter.moved());
+        Ok(self.got(&state, None, path))
+    }
+
+    fn expected(&self, state: &StagingState) -> Expected {
+        Expected {
+            transfer: self.transfer,
+            bytes_root: Some(state.set_root),
+            rows_digest: None,
+            bytes: Some(state.bytes),
+            files: Some(state.files),
+            rows: None,
+        }
+    }
+
     /// One connection's worth of it.
     pub(super) async fn attempt<C: Channel>(
         &mut self,
@@ -137,15 +173,7 @@ impl FilesPull {
         verify(staging.clone(), &roots).await?;
         let done = PullDone { bytes_root: staging.state.set_root.to_string(), rows_digest: String::new() };
         control.step(step::Step::PullDone(done)).await?;
-        let expected = Expected {
-            transfer: self.transfer,
-            bytes_root: Some(staging.state.set_root),
-            rows_digest: None,
-            bytes: Some(staging.state.bytes),
-            files: Some(staging.state.files),
-            rows: None,
-        };
-        let receipt = settle(&mut control, &self.env, &expected).await?;
+        let receipt = settle(&mut control, &self.env, &self.expected(&staging.state)).await?;
         let (disk, folder, out, of) = (self.env.disk.clone(), self.folder.clone(), self.out.clone(), staging.clone());
         blocking(move || place(&*disk, &folder, &of.state, &out)).await?;
         let root = if let [only] = staging.files.as_slice() { Some(only.root) } else { None };

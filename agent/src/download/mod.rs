@@ -1,20 +1,22 @@
 //! Fetching: sets of files, and rows.
 
+pub mod batch;
 pub mod files;
 mod manifest;
 mod receive;
 mod staging;
 
+pub use batch::{GotRows, Stdout};
 pub use files::{GotFiles, clean};
 
-use crate::connect::{ControlStream, Session, unexpected};
+use crate::connect::{Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
 use crate::transfer::{Dial, Env, Tries, answer, blocking, peer};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::reply::Reply;
-use lingqu_protocol::wire::{Pull, PullReady, request};
+use lingqu_protocol::wire::{Pull, request};
 use std::path::{Path, PathBuf};
 
 /// What was fetched.
@@ -22,62 +24,64 @@ use std::path::{Path, PathBuf};
 pub enum Got {
     /// A set of files.
     Files(GotFiles),
+    /// Rows.
+    Rows(GotRows),
 }
 
-/// Fetches what `work` says as transfer `transfer`. Tries again when a connection is lost.
+/// Fetches what `work` says as transfer `transfer`. Tries again when a connection is lost; rows that went to standard
+/// output (`stdout`, for an output `-`) are not sent there twice.
 ///
 /// # Errors
 /// An output that is there already (exit code 2, before anything is asked), what the gateway refuses, bytes that do not
 /// match their digests, a disk that does not take them, a connection that stays away.
-pub async fn pull<D: Dial>(env: &Env, dial: &D, transfer: TransferId, work: &PullWork) -> Result<Got, AgentError> {
+pub async fn pull<D: Dial>(
+    env: &Env,
+    dial: &D,
+    transfer: TransferId,
+    work: &PullWork,
+    stdout: Stdout,
+) -> Result<Got, AgentError> {
     let mut files = files::FilesPull::new(env, transfer, work);
     if let Some(got) = files.finish_interrupted().await? {
         return Ok(Got::Files(got));
     }
-    refuse_existing(&work.out).await?;
+    let mut rows = batch::RowsPull::new(env, transfer, work, stdout);
+    if let Some(got) = rows.finish_interrupted().await? {
+        return Ok(Got::Rows(got));
+    }
+    if work.out.as_os_str() != "-" {
+        refuse_existing(&work.out).await?;
+    }
     let mut version = if work.version == 0 { files.version_begun().await?.unwrap_or(0) } else { work.version };
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
-            Ok(session) => match attempt(&mut files, &session, transfer, work, &mut version).await {
+            Ok(session) => match attempt(&mut files, &mut rows, &session, transfer, work, &mut version).await {
                 Ok(got) => return Ok(got),
                 Err(error) => error,
             },
             Err(error) => error,
         };
+        if !rows.can_start_again() {
+            return Err(error);
+        }
+        // Rows start anew: what came of them is no progress.
         tries.again(error, files.moved()).await?;
     }
 }
 
 async fn attempt<C: Channel>(
     files: &mut files::FilesPull,
+    rows: &mut batch::RowsPull,
     session: &Session<C>,
     transfer: TransferId,
     work: &PullWork,
     version: &mut u64,
 ) -> Result<Got, AgentError> {
-    let (control, ready) = ask(session, transfer, work, *version).await?;
-    // From here on a new connection goes on with this version and no later one.
-    *version = ready.version;
-    match ready.kind.as_str() {
-        "file" => Ok(Got::Files(files.attempt(session.channel(), control, ready).await?)),
-        other => {
-            let shown: String = other.chars().take(20).collect();
-            Err(peer(format!("an entry of an unknown kind: {shown:?}"), format!("未知的目录条目类型：{shown:?}")))
-        }
-    }
-}
-
-async fn ask<C: Channel>(
-    session: &Session<C>,
-    transfer: TransferId,
-    work: &PullWork,
-    version: u64,
-) -> Result<(ControlStream<C>, PullReady), AgentError> {
     let ask = Pull {
         transfer: transfer.to_string(),
         target: work.target.clone(),
-        version,
+        version: *version,
         files: work.files.clone(),
         columns: work.columns.clone(),
         r#where: work.where_text.clone(),
@@ -85,9 +89,26 @@ async fn ask<C: Channel>(
         purpose: work.purpose.clone(),
     };
     let mut control = session.request(request::Ask::Pull(ask)).await?;
-    match answer(&mut control).await? {
-        Reply::PullReady(ready) => Ok((control, ready)),
-        other => Err(unexpected("leave to pull", &other)),
+    let ready = match answer(&mut control).await? {
+        Reply::PullReady(ready) => ready,
+        // All was said before, and only the answer was lost.
+        Reply::Receipt(receipt) => {
+            return match rows.finish_with(&mut control, &receipt.json).await? {
+                Some(got) => Ok(Got::Rows(got)),
+                None => Ok(Got::Files(files.finish_with(&mut control, &receipt.json).await?)),
+            };
+        }
+        other => return Err(unexpected("leave to pull", &other)),
+    };
+    // From here on a new connection goes on with this version and no later one.
+    *version = ready.version;
+    match ready.kind.as_str() {
+        "file" => Ok(Got::Files(files.attempt(session.channel(), control, ready).await?)),
+        "table" => Ok(Got::Rows(rows.attempt(session.channel(), control, ready).await?)),
+        other => {
+            let shown: String = other.chars().take(20).collect();
+            Err(peer(format!("an entry of an unknown kind: {shown:?}"), format!("未知的目录条目类型：{shown:?}")))
+        }
     }
 }
 

@@ -54,7 +54,8 @@ pub(super) fn load_state(disk: &dyn Disk, folder: &Path) -> Result<Option<Stagin
     let path = folder.join("state.json");
     let file = match disk.open(&path) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // A pull of rows has a file in its place.
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
         Err(e) => return Err(AgentError::io("reading", &path, &e)),
     };
     let read = || {
@@ -206,21 +207,9 @@ impl Staging {
 
     /// Reads every file back and compares it with the manifest.
     pub(super) fn verify_from_disk(&self) -> Result<(), AgentError> {
-        let mut buffer = vec![0; CHUNK_BYTES as usize];
         for (index, file) in self.files.iter().enumerate() {
             let path = self.path(file);
-            let mut hash = || -> io::Result<_> {
-                let handle = self.disk.open(&path)?;
-                let mut root = RootBuilder::new(file.bytes);
-                for chunk in 0..chunk_count(file.bytes) {
-                    let bytes = file.bytes.saturating_sub(chunk * CHUNK_BYTES).min(CHUNK_BYTES) as usize;
-                    let data = buffer.get_mut(..bytes).unwrap_or_default();
-                    handle.read_exact_at(data, chunk * CHUNK_BYTES)?;
-                    root.push(chunk_value(data, chunk, file.bytes));
-                }
-                Ok((root.finish(), handle.len()?))
-            };
-            let sound = match hash() {
+            let sound = match hash_file(&*self.disk, &path, file.bytes) {
                 Ok((root, len)) => root == Some(file.root) && len == file.bytes,
                 Err(e) if matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound) => false,
                 Err(e) => return Err(self.disk_failed(&path, &e)),
@@ -284,6 +273,48 @@ fn lay_out(disk: &dyn Disk, folder: &Path, files: &[FileEntry]) -> io::Result<()
         folders.insert(parent);
     }
     folders.iter().try_for_each(|folder| disk.sync_dir(folder))
+}
+
+/// Hashes every file of a staging folder and compares the set with what the folder is for.
+pub(super) fn verify_tree(disk: &dyn Disk, folder: &Path, state: &StagingState) -> Result<(), AgentError> {
+    let root = folder.join("files");
+    let failed = |e: io::Error| AgentError::io("reading", &root, &e);
+    let mut files = Vec::new();
+    let mut folders = vec![String::new()];
+    while let Some(prefix) = folders.pop() {
+        for entry in disk.read_dir(&root.join(&prefix)).map_err(failed)? {
+            let name = if prefix.is_empty() { entry.name } else { format!("{prefix}/{}", entry.name) };
+            if entry.is_dir {
+                folders.push(name);
+            } else {
+                let (hash, bytes) = hash_file(disk, &root.join(&name), entry.len).map_err(failed)?;
+                let hash = hash.ok_or_else(|| failed(io::ErrorKind::InvalidData.into()))?;
+                files.push(FileEntry { name, bytes, root: hash });
+            }
+        }
+    }
+    files.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    if set_root(&files) == state.set_root {
+        return Ok(());
+    }
+    Err(AgentError::Integrity(
+        Told::new("file_hash", "the files here are not those that were sent", "本机文件与所发送的不一致")
+            .next("pull again as a new transfer", "请作为新的传输重新拉取"),
+    ))
+}
+
+/// The hash of a file that should have `bytes`, and the length that it has.
+fn hash_file(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<(Option<Digest>, u64)> {
+    let mut buffer = vec![0; CHUNK_BYTES.min(bytes) as usize];
+    let handle = disk.open(path)?;
+    let mut root = RootBuilder::new(bytes);
+    for chunk in 0..chunk_count(bytes) {
+        let part = bytes.saturating_sub(chunk * CHUNK_BYTES).min(CHUNK_BYTES) as usize;
+        let data = buffer.get_mut(..part).unwrap_or_default();
+        handle.read_exact_at(data, chunk * CHUNK_BYTES)?;
+        root.push(chunk_value(data, chunk, bytes));
+    }
+    Ok((root.finish(), handle.len()?))
 }
 
 /// Gives a set that is whole and durable its name.

@@ -68,6 +68,19 @@ pub fn collect(paths: &[PathBuf]) -> Result<Vec<SourceFile>, AgentError> {
     Ok(files)
 }
 
+/// The files of rows that `paths` mean, in the order given.
+///
+/// # Errors
+/// A path that cannot be read, or is no regular file.
+pub fn collect_rows(paths: &[PathBuf]) -> Result<Vec<SourceFile>, AgentError> {
+    let mut files = Vec::new();
+    for path in paths {
+        let meta = std::fs::symlink_metadata(path).map_err(|e| AgentError::input(path, &e))?;
+        add(path.clone(), path.file_name().and_then(|n| n.to_str()), &meta, &mut files)?;
+    }
+    Ok(files)
+}
+
 fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<SourceFile>) -> Result<(), AgentError> {
     if depth >= DEPTH_MAX {
         return Err(bad(folder, "it lies too deep", "目录层级过深"));

@@ -1,5 +1,6 @@
 //! Sending: sets of files, and rows.
 
+pub mod batch;
 pub mod collect;
 pub mod files;
 mod segment;

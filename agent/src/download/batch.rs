@@ -1,0 +1,484 @@
+//! Fetches rows on one stream and writes them where they are wanted.
+//!
+//! Frames go to a thread of their own over a short queue, so that what the gateway says on the control stream is heard
+//! while the output is blocked: a pull into a pipe that nobody reads still ends in the moment in which its permission
+//! does. That thread is no task of the runtime, so a program that ends does not wait for it.
+
+use super::staging_path;
+use crate::batch::sink::{Format, Sink};
+use crate::connect::{ControlStream, unexpected};
+use crate::error::{AgentError, Told};
+use crate::outbox::PullWork;
+use crate::transfer::{Env, Expected, Meter, blocking, peer, reason, settle, settle_at_once};
+use bytes::Bytes;
+use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::frame::Event;
+use lingqu_protocol::host::Disk;
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::ipc::{Decoder, IpcError};
+use lingqu_protocol::receipt::Receipt;
+use lingqu_protocol::rows::RowsDigest;
+use lingqu_protocol::session::{FrameReader, SessionError, event_name};
+use lingqu_protocol::stream::{Channel, RecvHalf, StreamError};
+use lingqu_protocol::wire::reply::Reply;
+use lingqu_protocol::wire::{DataHello, PullDone, PullEnd, PullReady, PullStart, step};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Frames that wait for the output.
+const WAITING_FRAMES: usize = 4;
+
+/// A gateway that sends nothing for this long while the output waits for it has lost us.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What was fetched.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GotRows {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The version.
+    pub version: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the batches on the wire.
+    pub bytes: u64,
+    /// Digest over them.
+    pub bytes_root: Digest,
+    /// Digest of the rows.
+    pub rows_digest: Digest,
+    /// Bytes that came in this run.
+    pub received_bytes: u64,
+    /// Where they went.
+    pub out: PathBuf,
+    /// Where the receipt lies.
+    pub receipt: PathBuf,
+    /// How long this run took.
+    pub seconds: f64,
+}
+
+/// Makes the output that a stream goes to; asked once.
+pub type Stdout = Box<dyn FnOnce() -> Box<dyn io::Write + Send> + Send>;
+
+/// A pull of rows over all its connections.
+pub(super) struct RowsPull {
+    env: Env,
+    transfer: TransferId,
+    out: PathBuf,
+    staged: PathBuf,
+    meter: Arc<Meter>,
+    stdout: Option<Stdout>,
+    /// Whether bytes went to an output that cannot be taken back.
+    begun_stream: bool,
+    /// All of it lies in its place but for the name; only the receipt is missing.
+    whole: Option<(u64, Arrived)>,
+}
+
+impl RowsPull {
+    pub(super) fn new(env: &Env, transfer: TransferId, work: &PullWork, stdout: Stdout) -> Self {
+        Self {
+            env: env.clone(),
+            transfer,
+            staged: staging_path(&work.out, transfer),
+            out: work.out.clone(),
+            meter: Arc::new(Meter::new(0, env.show_progress)),
+            stdout: Some(stdout),
+            begun_stream: false,
+            whole: None,
+        }
+    }
+
+    /// Whether another connection could go on.
+    pub(super) const fn can_start_again(&self) -> bool {
+        !self.begun_stream || self.whole.is_some()
+    }
+
+    /// Finishes a transfer whose receipt an earlier process kept: all that was left was to name the file.
+    pub(super) async fn finish_interrupted(&self) -> Result<Option<GotRows>, AgentError> {
+        let (outbox, transfer) = (self.env.outbox.clone(), self.transfer);
+        let Some(json) = blocking(move || outbox.receipt(transfer)).await? else { return Ok(None) };
+        let (disk, staged, out) = (self.env.disk.clone(), self.staged.clone(), self.out.clone());
+        let here = blocking(move || {
+            if staged.is_file() && !out.exists() {
+                place(&*disk, &staged, &out)?;
+            }
+            Ok(out.is_file())
+        })
+        .await?;
+        let Ok(receipt) = Receipt::from_json(&json) else { return Ok(None) };
+        let said = receipt.statement;
+        let (Some(rows), Some(rows_digest), true) = (said.rows, said.rows_digest, here) else { return Ok(None) };
+        let arrived = Arrived { rows, bytes: said.bytes, bytes_root: said.bytes_root, rows_digest };
+        Ok(Some(self.got(said.dataset_version, arrived, self.env.outbox.receipt_path(transfer))))
+    }
+
+    /// Finishes a transfer that the gateway has committed already, where this process has all of it; `None` where not.
+    pub(super) async fn finish_with<C: Channel>(
+        &mut self,
+        control: &mut ControlStream<C>,
+        receipt: &[u8],
+    ) -> Result<Option<GotRows>, AgentError> {
+        let Some((version, arrived)) = self.whole.clone() else { return Ok(None) };
+        let path = settle_at_once(control, &self.env, &self.expected(&arrived), receipt).await?;
+        self.name().await?;
+        Ok(Some(self.got(version, arrived, path)))
+    }
+
+    /// One connection's worth of it: all of it, for rows start anew.
+    pub(super) async fn attempt<C: Channel>(
+        &mut self,
+        channel: &C,
+        mut control: ControlStream<C>,
+        ready: PullReady,
+    ) -> Result<GotRows, AgentError> {
+        let format = Format::of(&self.out)?;
+        let output = self.output(format).await?;
+        control.step(step::Step::PullStart(PullStart::default())).await?;
+        let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };
+        let writer = Writer::start(output, self.meter.clone())?;
+        let (end, arrived) = match flow(&mut control, channel, &hello, &writer).await {
+            Ok((end, writer_said)) => (end, writer_said),
+            Err(error) => {
+                // Nothing more is written, and no end marker.
+                writer.stop.store(true, Ordering::SeqCst);
+                let error = reason(&mut control, error).await;
+                self.discard(format).await?;
+                return Err(error);
+            }
+        };
+        if let Err(error) = check_end(&end, &arrived) {
+            writer.stop.store(true, Ordering::SeqCst);
+            self.discard(format).await?;
+            return Err(error);
+        }
+        writer.finish().await?;
+        let done =
+            PullDone { bytes_root: arrived.bytes_root.to_string(), rows_digest: arrived.rows_digest.to_string() };
+        self.whole = Some((ready.version, arrived.clone()));
+        control.step(step::Step::PullDone(done)).await?;
+        let receipt = settle(&mut control, &self.env, &self.expected(&arrived)).await?;
+        self.name().await?;
+        Ok(self.got(ready.version, arrived, receipt))
+    }
+
+    fn expected(&self, arrived: &Arrived) -> Expected {
+        Expected {
+            transfer: self.transfer,
+            bytes_root: Some(arrived.bytes_root),
+            rows_digest: Some(arrived.rows_digest),
+            bytes: Some(arrived.bytes),
+            files: None,
+            rows: Some(arrived.rows),
+        }
+    }
+
+    /// Gives a file its name.
+    async fn name(&self) -> Result<(), AgentError> {
+        if Format::of(&self.out)? == Format::Stream {
+            return Ok(());
+        }
+        let (disk, staged, out) = (self.env.disk.clone(), self.staged.clone(), self.out.clone());
+        blocking(move || place(&*disk, &staged, &out)).await
+    }
+
+    fn got(&self, version: u64, arrived: Arrived, receipt: PathBuf) -> GotRows {
+        GotRows {
+            transfer: self.transfer,
+            version,
+            rows: arrived.rows,
+            bytes: arrived.bytes,
+            bytes_root: arrived.bytes_root,
+            rows_digest: arrived.rows_digest,
+            received_bytes: self.meter.moved(),
+            out: self.out.clone(),
+            receipt,
+            seconds: self.meter.elapsed().as_secs_f64(),
+        }
+    }
+
+    async fn output(&mut self, format: Format) -> Result<Output, AgentError> {
+        if format != Format::Stream {
+            self.discard(format).await?;
+            return Ok(Output::File { disk: self.env.disk.clone(), path: self.staged.clone(), format });
+        }
+        self.begun_stream = true;
+        self.stdout.take().map(|out| Output::Stream(out())).ok_or_else(|| {
+            AgentError::Machine(Told::new("stdout", "standard output was begun already", "标准输出已开始写入"))
+        })
+    }
+
+    /// Removes what an attempt that failed had written.
+    async fn discard(&self, format: Format) -> Result<(), AgentError> {
+        if format == Format::Stream {
+            return Ok(());
+        }
+        let (disk, staged) = (self.env.disk.clone(), self.staged.clone());
+        blocking(move || match disk.remove(&staged) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(AgentError::io("removing", &staged, &e)),
+            _ => Ok(()),
+        })
+        .await
+    }
+}
+
+fn place(disk: &dyn Disk, staged: &Path, out: &Path) -> Result<(), AgentError> {
+    disk.rename(staged, out)
+        .and_then(|()| disk.sync_dir(super::parent(out)))
+        .map_err(|e| AgentError::io("placing", out, &e))
+}
+
+/// Takes the data stream, hands its frames to the writer, and hears the control stream all the while.
+async fn flow<C: Channel>(
+    control: &mut ControlStream<C>,
+    channel: &C,
+    hello: &DataHello,
+    writer: &Writer,
+) -> Result<(PullEnd, Arrived), AgentError> {
+    let mut end = None;
+    let opening = open(channel, hello);
+    tokio::pin!(opening);
+    let mut data = loop {
+        tokio::select! {
+            data = &mut opening => break data?,
+            // An end record may overtake the data.
+            reply = control.reply() => hear(reply?, &mut end)?,
+            () = tokio::time::sleep(SILENCE_MAX) => return Err(silence()),
+        }
+    };
+    let mut waiting: Option<Message> = None;
+    let mut all_read = false;
+    let mut asked: Option<oneshot::Receiver<Arrived>> = None;
+    let mut arrived = None;
+    loop {
+        if let (Some(end), Some(arrived)) = (&end, &arrived) {
+            return Ok((PullEnd::clone(end), Arrived::clone(arrived)));
+        }
+        tokio::select! {
+            biased;
+            reply = control.reply() => hear(reply?, &mut end)?,
+            // Room for the frame that waits; a writer that went away has a reason.
+            room = writer.queue.reserve(), if waiting.is_some() => match (room, waiting.take()) {
+                (Ok(room), Some(message)) => room.send(message),
+                _ => return Err(writer.failed().await),
+            },
+            frame = next(&mut data), if waiting.is_none() && !all_read => match frame? {
+                Some(body) => waiting = Some(Message::Frame(body)),
+                None => {
+                    all_read = true;
+                    let (answer, sum) = oneshot::channel();
+                    waiting = Some(Message::Sum(answer));
+                    asked = Some(sum);
+                }
+            },
+            sum = wait(&mut asked), if asked.is_some() => match sum {
+                Some(sum) => (arrived, asked) = (Some(sum), None),
+                None => return Err(writer.failed().await),
+            },
+            () = tokio::time::sleep(SILENCE_MAX), if waiting.is_none() && asked.is_none() => {
+                return Err(silence());
+            },
+        }
+    }
+}
+
+async fn wait(asked: &mut Option<oneshot::Receiver<Arrived>>) -> Option<Arrived> {
+    match asked {
+        Some(arrived) => arrived.await.ok(),
+        None => None,
+    }
+}
+
+async fn next<R: RecvHalf>(data: &mut FrameReader<R>) -> Result<Option<Bytes>, AgentError> {
+    match data.next().await? {
+        Some(Event::Batch(body)) => Ok(Some(body)),
+        None => Ok(None),
+        other => Err(SessionError::Unexpected { expected: "a batch", got: event_name(other.as_ref()) }.into()),
+    }
+}
+
+/// The data stream of this pull.
+async fn open<C: Channel>(channel: &C, hello: &DataHello) -> Result<FrameReader<C::Recv>, AgentError> {
+    let mut data = FrameReader::new(channel.accept_uni().await?);
+    let said: DataHello = data.expect("DataHello").await?;
+    if said == *hello {
+        Ok(data)
+    } else {
+        Err(peer("a data stream of another transfer", "收到不属于本次传输的数据流"))
+    }
+}
+
+fn hear(reply: Reply, end: &mut Option<PullEnd>) -> Result<(), AgentError> {
+    match reply {
+        Reply::Progress(_) => Ok(()),
+        Reply::PullEnd(said) if end.is_none() => {
+            *end = Some(said);
+            Ok(())
+        }
+        other => Err(unexpected("the end of the pull", &other)),
+    }
+}
+
+fn silence() -> AgentError {
+    StreamError::Lost("the gateway sends nothing".into()).into()
+}
+
+fn check_end(end: &PullEnd, arrived: &Arrived) -> Result<(), AgentError> {
+    let same = (end.rows, end.bytes) == (arrived.rows, arrived.bytes)
+        && end.bytes_root == arrived.bytes_root.to_string()
+        && end.rows_digest == arrived.rows_digest.to_string();
+    if same {
+        return Ok(());
+    }
+    Err(AgentError::Integrity(
+        Told::new(
+            "rows_digest",
+            format!("{} rows were sent and {} came, or their digests differ", end.rows, arrived.rows),
+            format!("发送 {} 行，收到 {} 行，或摘要不一致", end.rows, arrived.rows),
+        )
+        .next("pull again; if it comes back, tell the gateway's operator", "重新拉取；若再次出现，请告知网关运维人员"),
+    ))
+}
+
+enum Output {
+    File { disk: Arc<dyn Disk>, path: PathBuf, format: Format },
+    Stream(Box<dyn io::Write + Send>),
+}
+
+enum Message {
+    Frame(Bytes),
+    /// All frames came: says what they were.
+    Sum(oneshot::Sender<Arrived>),
+    /// They are what the gateway sent: ends the format.
+    Finish(oneshot::Sender<()>),
+}
+
+/// What came, as counted here.
+#[derive(Clone, Debug)]
+struct Arrived {
+    rows: u64,
+    bytes: u64,
+    bytes_root: Digest,
+    rows_digest: Digest,
+}
+
+/// The thread that writes.
+struct Writer {
+    queue: mpsc::Sender<Message>,
+    stop: Arc<AtomicBool>,
+    error: tokio::sync::Mutex<Option<oneshot::Receiver<AgentError>>>,
+}
+
+impl Writer {
+    fn start(output: Output, meter: Arc<Meter>) -> Result<Self, AgentError> {
+        let (queue, messages) = mpsc::channel(WAITING_FRAMES);
+        let (failed, error) = oneshot::channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        std::thread::Builder::new()
+            .name("rows".into())
+            .spawn(move || {
+                if let Err(error) = write(output, messages, &stopped, &meter) {
+                    // Nobody listens where the pull has ended for another reason.
+                    let _ended = failed.send(error);
+                }
+            })
+            .map_err(|e| AgentError::io("starting a thread for", Path::new("the output"), &e))?;
+        Ok(Self { queue, stop, error: tokio::sync::Mutex::new(Some(error)) })
+    }
+
+    /// Why the thread ended.
+    async fn failed(&self) -> AgentError {
+        let error = match self.error.lock().await.take() {
+            Some(error) => error.await.ok(),
+            None => None,
+        };
+        error.unwrap_or_else(|| AgentError::Machine(Told::new("output", "the output's thread ended", "输出线程已结束")))
+    }
+
+    async fn finish(&self) -> Result<(), AgentError> {
+        let (answer, finished) = oneshot::channel();
+        if self.queue.send(Message::Finish(answer)).await.is_err() || finished.await.is_err() {
+            return Err(self.failed().await);
+        }
+        Ok(())
+    }
+}
+
+fn write(
+    output: Output,
+    mut messages: mpsc::Receiver<Message>,
+    stop: &AtomicBool,
+    meter: &Meter,
+) -> Result<(), AgentError> {
+    let path = match &output {
+        Output::File { path, .. } => path.clone(),
+        Output::Stream(_) => PathBuf::from("standard output"),
+    };
+    let failed = |e: io::Error| AgentError::io("writing", &path, &e);
+    let mut output = Some(output);
+    let mut decoder = Decoder::default();
+    let mut rows: Option<(RowsDigest, Sink)> = None;
+    let mut root = blake3::Hasher::new();
+    let mut bytes = 0;
+    while let Some(message) = messages.blocking_recv() {
+        if stop.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        match message {
+            Message::Frame(body) => {
+                root.update(&body);
+                bytes += body.len() as u64;
+                meter.add(body.len() as u64);
+                let batch = decoder.decode(body.clone()).map_err(|e| not_rows(&e))?;
+                match (batch, &mut rows) {
+                    (Some(batch), Some((digest, sink))) => {
+                        digest.update(&batch).map_err(|e| peer(e.to_string(), e.to_string()))?;
+                        sink.batch(&batch, &body).map_err(failed)?;
+                    }
+                    (None, slot @ None) => {
+                        let schema = decoder.schema().ok_or_else(|| not_rows(&IpcError::NoSchema))?.clone();
+                        let digest = RowsDigest::of_schema(&schema)
+                            .ok_or_else(|| peer("columns of a type that is not sent", "列类型不受支持"))?;
+                        let mut sink = match output.take() {
+                            Some(Output::File { disk, path, format }) => Sink::create(&*disk, &path, format, schema),
+                            Some(Output::Stream(out)) => Ok(Sink::stream(out)),
+                            None => return Ok(()),
+                        }
+                        .map_err(failed)?;
+                        sink.schema(&body).map_err(failed)?;
+                        *slot = Some((digest, sink));
+                    }
+                    _ => return Err(not_rows(&IpcError::NoSchema)),
+                }
+            }
+            Message::Sum(answer) => {
+                let Some((digest, _)) = &rows else { return Err(not_rows(&IpcError::NoSchema)) };
+                let bytes_root = Digest { algorithm: Algorithm::Blake3, bytes: *root.clone().finalize().as_bytes() };
+                let arrived = Arrived { rows: digest.sum().count, bytes, bytes_root, rows_digest: digest.finish() };
+                if answer.send(arrived).is_err() {
+                    return Ok(());
+                }
+            }
+            Message::Finish(answer) => {
+                if let Some((_, sink)) = rows.take() {
+                    sink.finish().map_err(failed)?;
+                }
+                // The pull that asked may have been given up.
+                let _gone = answer.send(());
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn not_rows(error: &IpcError) -> AgentError {
+    peer(format!("the gateway sent what are no rows: {error}"), format!("网关发送的不是有效数据行：{error}"))
+}
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

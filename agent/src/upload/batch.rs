@@ -1,0 +1,287 @@
+//! Sends rows on one stream. A connection that is lost starts it again: nothing of a push of rows is kept that was not
+//! acknowledged.
+
+use super::collect::stat;
+use super::segment::changed;
+use crate::batch;
+use crate::connect::{ControlStream, Session, unexpected};
+use crate::error::{AgentError, Told};
+use crate::outbox::SourceFile;
+use crate::records::{self, Kind};
+use crate::transfer::{
+    Dial, Env, Expected, Meter, Tries, answer, blocking, peer, reason, settle, settle_at_once, task_failed,
+};
+use bytes::Bytes;
+use lingqu_protocol::columns::arrow_schema;
+use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::entry::{EntryFormat, EntrySpec};
+use lingqu_protocol::frame::{self, FrameKind};
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::ipc;
+use lingqu_protocol::rows::RowsDigest;
+use lingqu_protocol::session::{FrameWriter, SessionError};
+use lingqu_protocol::stream::Channel;
+use lingqu_protocol::wire::reply::Reply;
+use lingqu_protocol::wire::{DataHello, PushBatch, PushEnd, request, step};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Batches read ahead of the network.
+const READ_AHEAD: usize = 2;
+
+/// What was sent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SentRows {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the batches on the wire.
+    pub bytes: u64,
+    /// Digest of the rows, whatever their order and format.
+    pub rows_digest: Digest,
+    /// Bytes that this run put on the wire.
+    pub sent_bytes: u64,
+    /// Where the receipt lies.
+    pub receipt: PathBuf,
+    /// How long this run took.
+    pub seconds: f64,
+}
+
+/// What a reading of all files came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of their batches.
+    pub bytes: u64,
+    /// Digest over the frames' bodies.
+    pub bytes_root: Digest,
+    /// Digest of the rows.
+    pub rows_digest: Digest,
+}
+
+/// The entry that rows are pushed to, as the catalogue has it.
+///
+/// # Errors
+/// An entry that does not exist for this agent, or that is of files.
+pub async fn entry<C: Channel>(session: &Session<C>, entry: &str) -> Result<EntrySpec, AgentError> {
+    let record = records::one(session, Kind::Catalogue, entry).await?;
+    let toml = record.get("toml").and_then(serde_json::Value::as_str);
+    let toml = toml.ok_or_else(|| peer("a catalogue entry without its text", "目录条目缺少内容"))?;
+    let spec = EntrySpec::parse(toml)
+        .map_err(|e| peer(format!("a catalogue entry that cannot be read: {e}"), format!("目录条目无法解析：{e}")))?;
+    if spec.format == EntryFormat::Table {
+        return Ok(spec);
+    }
+    let told = Told::new("entry_format", "this is an entry of files", "该目录条目为文件类");
+    Err(AgentError::Usage(told.next("use `lingqu push file`", "请使用 `lingqu push file`")))
+}
+
+/// Reads all files as rows of `spec` without sending them.
+///
+/// # Errors
+/// The first file that is not what the entry says.
+pub async fn check(env: &Env, spec: EntrySpec, files: Vec<SourceFile>) -> Result<Summary, AgentError> {
+    let env = env.clone();
+    blocking(move || read_all(&env, &spec, &files, None)).await
+}
+
+/// Sends the rows of `files` as transfer `transfer`. `mode` is `full` or `append`.
+///
+/// # Errors
+/// Rows that are not what the entry says, a source that changed meanwhile (both exit code 7), what the gateway refuses,
+/// a connection that stays away.
+pub async fn push<D: Dial>(
+    env: &Env,
+    dial: &D,
+    transfer: TransferId,
+    entry: &str,
+    mode: &str,
+    files: Vec<SourceFile>,
+) -> Result<SentRows, AgentError> {
+    let job = Job { env, transfer, entry, mode, files, meter: Arc::new(Meter::new(0, env.show_progress)) };
+    let mut tries = Tries::new(env.patience);
+    loop {
+        let error = match dial.dial().await {
+            Ok(session) => match job.attempt(&session).await {
+                Ok((summary, receipt)) => {
+                    return Ok(SentRows {
+                        transfer,
+                        rows: summary.rows,
+                        bytes: summary.bytes,
+                        rows_digest: summary.rows_digest,
+                        sent_bytes: job.meter.moved(),
+                        receipt,
+                        seconds: job.meter.elapsed().as_secs_f64(),
+                    });
+                }
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
+        // Every try starts anew, so bytes that moved are no progress.
+        tries.again(error, 0).await?;
+    }
+}
+
+struct Job<'a> {
+    env: &'a Env,
+    transfer: TransferId,
+    entry: &'a str,
+    mode: &'a str,
+    files: Vec<SourceFile>,
+    meter: Arc<Meter>,
+}
+
+impl Job<'_> {
+    async fn attempt<C: Channel>(&self, session: &Session<C>) -> Result<(Summary, PathBuf), AgentError> {
+        let spec = entry(session, self.entry).await?;
+        self.unchanged().await?;
+        let ask =
+            PushBatch { transfer: self.transfer.to_string(), entry: self.entry.to_owned(), mode: self.mode.to_owned() };
+        let mut control = session.request(request::Ask::PushBatch(ask)).await?;
+        let ready = match answer(&mut control).await? {
+            Reply::PushReady(ready) => ready,
+            Reply::Receipt(receipt) => {
+                // Committed before. The receipt must be for what lies here now.
+                let summary = check(self.env, spec, self.files.clone()).await?;
+                let expected = self.expected(&summary);
+                let path = settle_at_once(&mut control, self.env, &expected, &receipt.json).await?;
+                return Ok((summary, path));
+            }
+            other => return Err(unexpected("leave to push", &other)),
+        };
+        let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };
+        let summary = self.send(session.channel(), &mut control, hello, spec).await?;
+        self.unchanged().await?;
+        let end = PushEnd {
+            bytes: summary.bytes,
+            files: 0,
+            rows: summary.rows,
+            bytes_root: summary.bytes_root.to_string(),
+            rows_digest: summary.rows_digest.to_string(),
+        };
+        control.step(step::Step::PushEnd(end)).await?;
+        let path = settle(&mut control, self.env, &self.expected(&summary)).await?;
+        Ok((summary, path))
+    }
+
+    /// A receipt says what the version holds: of a full push just these rows, of an append those before them too.
+    fn expected(&self, summary: &Summary) -> Expected {
+        let full = self.mode == "full";
+        Expected {
+            transfer: self.transfer,
+            bytes_root: None,
+            rows_digest: full.then_some(summary.rows_digest),
+            bytes: None,
+            files: None,
+            rows: full.then_some(summary.rows),
+        }
+    }
+
+    async fn send<C: Channel>(
+        &self,
+        channel: &C,
+        control: &mut ControlStream<C>,
+        hello: DataHello,
+        spec: EntrySpec,
+    ) -> Result<Summary, AgentError> {
+        let (tx, mut rx) = mpsc::channel::<Vec<Bytes>>(READ_AHEAD);
+        let (env, files, meter) = (self.env.clone(), self.files.clone(), self.meter.clone());
+        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, Some(&tx))));
+        let sending = async {
+            let mut writer = FrameWriter::new(channel.open_uni().await?);
+            writer.message(&hello).await?;
+            while let Some(frame) = rx.recv().await {
+                for piece in frame {
+                    let bytes = piece.len() as u64;
+                    writer.raw(piece).await?;
+                    meter.add(bytes);
+                }
+            }
+            // A reader that failed sent no end: the stream must not look finished then.
+            Ok::<_, AgentError>(writer)
+        };
+        let sent = tokio::select! {
+            sent = sending => sent,
+            reply = answer(control) => return Err(match reply {
+                Ok(other) => unexpected("progress", &other),
+                Err(error) => error,
+            }),
+        };
+        let mut writer = match sent {
+            Ok(writer) => writer,
+            Err(error) => return Err(reason(control, error).await),
+        };
+        let summary = reading.await.map_err(|e| task_failed(&e))?;
+        match &summary {
+            Ok(_) => writer.finish(),
+            Err(_) => writer.reset(lingqu_protocol::close::CloseCode::BadData),
+        }
+        summary
+    }
+
+    /// No source has another length or time than when the transfer was written down.
+    async fn unchanged(&self) -> Result<(), AgentError> {
+        let files = self.files.clone();
+        blocking(move || {
+            let same = |f: &SourceFile| {
+                stat(&f.path).is_ok_and(|now| (now.bytes, now.modified_ns) == (f.bytes, f.modified_ns))
+            };
+            files.iter().find(|f| !same(f)).map_or(Ok(()), |f| Err(changed(&f.path)))
+        })
+        .await
+    }
+}
+
+/// Reads every file in order, and hands the frames of its batches to `out`. Blocks.
+fn read_all(
+    env: &Env,
+    spec: &EntrySpec,
+    files: &[SourceFile],
+    out: Option<&mpsc::Sender<Vec<Bytes>>>,
+) -> Result<Summary, AgentError> {
+    let failed = |e: &ipc::IpcError, file: &SourceFile| {
+        let path = file.path.display();
+        let told = Told::new("rows", format!("{path}: {e}"), format!("{path}：{e}"));
+        AgentError::Data(told.next("make rows smaller", "请减小单行数据"))
+    };
+    let machine =
+        |e: &dyn std::fmt::Display| AgentError::Machine(Told::new("rows", e.to_string(), format!("内部错误：{e}")));
+    let mut encoder = ipc::Encoder::new(arrow_schema(spec)).map_err(|e| machine(&e))?;
+    let mut digest = RowsDigest::new(spec);
+    let mut root = blake3::Hasher::new();
+    let mut total = 0;
+    let mut hand = |body: Vec<Bytes>| -> Result<bool, AgentError> {
+        let bytes: usize = body.iter().map(Bytes::len).sum();
+        total += bytes as u64;
+        body.iter().for_each(|piece| {
+            root.update(piece);
+        });
+        let Some(out) = out else { return Ok(true) };
+        let header = frame::header(FrameKind::Batch, bytes).map_err(SessionError::from)?;
+        let mut frame = vec![Bytes::copy_from_slice(&header)];
+        frame.extend(body);
+        Ok(out.blocking_send(frame).is_ok())
+    };
+    let mut wanted = hand(vec![encoder.schema().map_err(|e| machine(&e))?])?;
+    for file in files {
+        if !wanted {
+            break;
+        }
+        wanted = batch::read(&*env.disk, &file.path, spec, &mut |batch| {
+            digest.update(&batch).map_err(|e| machine(&e))?;
+            for piece in ipc::cut(&batch) {
+                let (body, _) = encoder.batch(&piece).map_err(|e| failed(&e, file))?;
+                if !hand(body)? {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+    }
+    let bytes_root = Digest { algorithm: Algorithm::Blake3, bytes: *root.finalize().as_bytes() };
+    Ok(Summary { rows: digest.sum().count, bytes: total, bytes_root, rows_digest: digest.finish() })
+}
