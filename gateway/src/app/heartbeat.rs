@@ -21,7 +21,7 @@ const OPEN_FOR: Duration = Duration::from_secs(5);
 const WATCH: Duration = Duration::from_millis(20);
 
 /// Looks once a second, for ever.
-pub async fn run(gate: Arc<Gate>, flow: Arc<Flow>, clock: Arc<dyn Clock>) {
+pub(super) async fn run(gate: Arc<Gate>, flow: Arc<Flow>, clock: Arc<dyn Clock>) {
     let mut check = ClockCheck::new(now(clock.as_ref()));
     let mut tick = tokio::time::interval(PULSE);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -77,7 +77,7 @@ fn now(clock: &dyn Clock) -> Now {
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn watchdog(gate: &Arc<Gate>) -> std::io::Result<()> {
+pub(super) fn watchdog(gate: &Arc<Gate>) -> std::io::Result<()> {
     let gate: Weak<Gate> = Arc::downgrade(gate);
     std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
         while let Some(gate) = gate.upgrade() {

@@ -20,7 +20,7 @@ struct Shown {
 ///
 /// # Errors
 /// What the listener says.
-pub async fn serve(listener: TcpListener, gate: Arc<Gate>, metrics: PrometheusHandle) -> std::io::Result<()> {
+pub(super) async fn serve(listener: TcpListener, gate: Arc<Gate>, metrics: PrometheusHandle) -> std::io::Result<()> {
     let router = Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(|| async { "ok\n" }))

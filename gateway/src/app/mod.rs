@@ -1,4 +1,323 @@
-//! tmp
+//! The composition root: the one place that knows every part, and builds them in the order in which they depend on each
+//! other. Clock, entropy and disk are made here and handed down; nothing below asks the system for them itself.
+
 pub mod failpoint;
-pub mod heartbeat;
-pub mod http;
+mod heartbeat;
+mod housekeeping;
+mod http;
+
+use crate::admin::{ControlSocket, Failure, ServerError};
+use crate::config::{Config, LogFormat};
+use crate::edge::endpoint::{self, Door, HANDSHAKES, LIMITS};
+use crate::edge::session::Services;
+use crate::flow::record::volume_usage;
+use crate::flow::{Facts, Flow, FlowParts};
+use crate::folder::{Folder, FolderError};
+use crate::gate::{ClosedWhy, Gate};
+use crate::lake::local::LocalStore;
+use crate::lake::store::Lake;
+use crate::ledger::Ledger;
+use crate::metrics;
+use crate::registry::{OpenInvitations, Registry, RegistryError};
+use crate::state::{Filter, Kind, SqliteState, State, StateError};
+use lingqu_certs::key::PublicKey;
+use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
+use lingqu_certs::quic::server_endpoint;
+use lingqu_certs::tls::TlsError;
+use lingqu_certs::tls::peer::{Exceptions, PeerPolicy};
+use lingqu_certs::tls::server::{ServerIdentity, server_config};
+use lingqu_certs::{chain, key};
+use lingqu_protocol::agency::AgentId;
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::host::{Clock, Entropy};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// How long a drain lets transfers end before it parks them: a service manager that waits 90 seconds before it kills
+/// (systemd's default) sees a clean end.
+const DRAIN_FOR: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether a drain is over.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// After transfers were parked, for their agents to hear of it.
+const PARTING: Duration = Duration::from_secs(2);
+
+/// Between two looks at the gateway's own certificate.
+const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
+
+/// What the command line says over the configuration.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServeOptions {
+    /// UDP address of the QUIC endpoint.
+    pub listen: Option<SocketAddr>,
+    /// TCP address of metrics and health.
+    pub http: Option<SocketAddr>,
+}
+
+/// Why a gateway does not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// Its state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// What its state says.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// Its certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// Its key.
+    #[error(transparent)]
+    Key(#[from] key::KeyError),
+    /// Its certificate's file.
+    #[error(transparent)]
+    Chain(#[from] chain::ChainError),
+    /// The control socket.
+    #[error(transparent)]
+    Control(#[from] ServerError),
+    /// The machine.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The metrics recorder.
+    #[error("metrics cannot be recorded: {0}")]
+    Metrics(#[from] metrics_exporter_prometheus::BuildError),
+}
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Self {
+        match error {
+            ServeError::Folder(error) => error.into(),
+            ServeError::Registry(error) => error.into(),
+            ServeError::State(StateError::NewerSchema { .. } | StateError::OldSqlite { .. }) => {
+                Self::usage(error.to_string(), "use a newer lingqu-gateway")
+            }
+            _ => Self::ours(error.to_string(), "mend what is named, then serve again; nothing was lost"),
+        }
+    }
+}
+
+/// Serves from a folder until the process is told to end. Prints one line when it is ready.
+///
+/// # Errors
+/// Why it cannot begin. What happens later is logged and does not end it.
+pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> {
+    let folder = Folder::open(dir)?;
+    log(&folder.config);
+    failpoint::arm(std::env::var("LINGQU_FAILPOINT").ok());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy::new());
+    let _lock = Folder::lock(&folder.layout)?;
+    let recorder = PrometheusBuilder::new().install_recorder()?;
+    metrics::describe();
+
+    let state: Arc<dyn State> = Arc::new(SqliteState::open(&folder.layout.state()).await?);
+    let store = LocalStore::open(Arc::new(OsDisk), folder.layout.lake()).map_err(doing("opening the lake"))?;
+    let gate = Arc::new(Gate::new(Arc::clone(&clock)));
+    let ca = folder.ca.certificate().clone();
+    let domain = folder.identity.domain.clone();
+    folder.renew_server(clock.wall(), entropy.as_ref())?;
+    let identity = server_identity(&folder, clock.as_ref())?;
+    let ledger = Ledger::new(
+        Arc::clone(&state),
+        Arc::new(folder.receipt_key),
+        &domain,
+        folder.identity.gateway,
+        folder.identity.statement.clone(),
+    );
+    let facts = Facts {
+        gateway: folder.identity.gateway,
+        domain: domain.clone(),
+        statement: folder.identity.statement.to_json().into(),
+    };
+    let registry = Arc::new(Registry::new(
+        Arc::clone(&state),
+        Arc::clone(&gate) as Arc<dyn crate::registry::Publish>,
+        Arc::clone(&clock),
+        Arc::clone(&entropy),
+        Arc::new(folder.ca),
+        folder.identity,
+    ));
+    let flow = Arc::new(Flow::new(FlowParts {
+        state: Arc::clone(&state),
+        ledger: Arc::new(ledger),
+        lake: Lake::new(Arc::new(store)),
+        clock: Arc::clone(&clock),
+        entropy: Arc::clone(&entropy),
+        facts,
+        failpoint: failpoint::pass,
+    }));
+
+    registry.load().await?;
+    restore_volumes(&gate, state.as_ref()).await?;
+    heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
+    let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));
+
+    let exceptions = Invited { invitations: registry.invitations(), clock: Arc::clone(&clock) };
+    let policy = Arc::new(PeerPolicy::new(&ca, &domain, Arc::new(exceptions))?);
+    let tls = server_config(Arc::clone(&policy), Arc::clone(&identity), Arc::clone(&clock))?;
+    let listen = options.listen.unwrap_or(folder.config.listen);
+    let endpoint = server_endpoint(listen, tls, LIMITS, HANDSHAKES, Arc::clone(&clock))
+        .map_err(doing(format!("listening on UDP {listen}")))?;
+    let quic = endpoint.local_addr().map_err(doing("the QUIC address"))?;
+    let listen = options.http.unwrap_or(folder.config.http);
+    let listener = TcpListener::bind(listen).await.map_err(doing(format!("listening on TCP {listen}")))?;
+    let web = listener.local_addr().map_err(doing("the HTTP address"))?;
+    tokio::spawn(http::serve(listener, Arc::clone(&gate), recorder));
+    let control = ControlSocket::bind(&folder.layout)?;
+    tokio::spawn(control.serve(Arc::clone(&registry), Arc::clone(&state)));
+    tokio::spawn(renew(dir.to_owned(), Arc::clone(&identity), Arc::clone(&clock), Arc::clone(&entropy)));
+
+    tokio::spawn(housekeeping::run(Arc::clone(&flow), Arc::clone(&clock)));
+    let services = Arc::new(Services {
+        gate: Arc::clone(&gate),
+        registry,
+        flow,
+        windows: Arc::default(),
+        connections: AtomicU64::new(0),
+    });
+    let door = Arc::new(Door { services, policy, clock });
+    let accepting = tokio::spawn(endpoint::accept(door, endpoint.clone()));
+    first_pulse(&gate).await;
+    println!("ready quic={quic} http={web}");
+    tracing::info!(%quic, http = %web, "ready");
+
+    told_to_end().await.map_err(doing("waiting for signals"))?;
+    tracing::info!(running = gate.running(), "draining");
+    drain(&gate).await;
+    accepting.abort();
+    endpoint.close(CloseCode::Draining.code().into(), b"");
+    // A peer that does not hear it finds out by itself; the process does not wait for it.
+    let _ = tokio::time::timeout(PARTING, endpoint.wait_idle()).await;
+    pulse.abort();
+    tracing::info!("ended");
+    Ok(())
+}
+
+/// Logs go to standard error; every line of a request carries its caller, every line of a transfer its id.
+fn log(config: &Config) {
+    let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match config.log_format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}
+
+fn server_identity(folder: &Folder, clock: &dyn Clock) -> Result<Arc<ServerIdentity>, ServeError> {
+    let chain = chain::load(&folder.layout.server_certificate())?;
+    let key = key::SigningKey::load(&folder.layout.server_key())?;
+    let ca = folder.ca.certificate();
+    Ok(Arc::new(ServerIdentity::new(ca, &folder.identity.domain, chain, &key, clock.wall())?))
+}
+
+/// What each grant used before this start.
+async fn restore_volumes(gate: &Gate, state: &dyn State) -> Result<(), ServeError> {
+    let filter = Filter { parent: Some("volume".to_owned()), ..Filter::default() };
+    let mut after: Option<String> = None;
+    loop {
+        let page = state.list(Kind::Setting, filter.clone(), after.as_deref(), 1000).await?;
+        for record in &page {
+            let (grant, used_bytes) = volume_usage(record)?;
+            gate.restore_volume(grant, used_bytes);
+        }
+        match page.last() {
+            Some(last) => after = Some(last.id.clone()),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Ready means that permits are given, not that a socket is open.
+async fn first_pulse(gate: &Gate) {
+    while gate.closed() == Some(ClosedWhy::Starting) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Renews the gateway's own certificate in time; connections that stand are not touched.
+async fn renew(
+    dir: std::path::PathBuf,
+    identity: Arc<ServerIdentity>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+) {
+    let mut tick = tokio::time::interval(RENEWAL_LOOK);
+    loop {
+        tick.tick().await;
+        let renewed = Folder::open(&dir).map_err(ServeError::from).and_then(|folder| {
+            let renewed = folder.renew_server(clock.wall(), entropy.as_ref())?;
+            let layout = &folder.layout;
+            // A file that an operator put there is taken up as well.
+            identity.reload(&layout.server_certificate(), &layout.server_key(), clock.wall())?;
+            Ok(renewed)
+        });
+        match renewed {
+            Ok(true) => tracing::info!("the gateway's certificate was renewed"),
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the gateway's certificate was not renewed; the old one stays"),
+        }
+    }
+}
+
+async fn told_to_end() -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// No new permits; what runs may end in time, and is parked resumably where it does not.
+async fn drain(gate: &Gate) {
+    gate.drain();
+    let deadline = tokio::time::Instant::now() + DRAIN_FOR;
+    while gate.running() > 0 && tokio::time::Instant::now() < deadline {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+    if gate.running() > 0 {
+        tracing::warn!(running = gate.running(), "parking what still runs");
+        gate.close(ClosedWhy::Draining);
+        tokio::time::sleep(PARTING).await;
+    }
+}
+
+fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
+    let what = what.into();
+    move |source| ServeError::Io { what, source }
+}
+
+/// Whom the handshake lets in beside agents.
+struct Invited {
+    invitations: Arc<OpenInvitations>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Exceptions for Invited {
+    fn is_invited(&self, key: &PublicKey) -> bool {
+        self.invitations.is_open(key.as_bytes(), self.clock.wall())
+    }
+
+    fn may_renew_expired(&self, _: &AgentId, _: &Digest) -> bool {
+        // No operator's command approves one yet: an agent that was off too long is invited again.
+        false
+    }
+}

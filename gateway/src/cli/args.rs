@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -42,6 +43,21 @@ pub struct Cli {
 pub(super) enum Act {
     /// Make a gateway, and its root where there is none 建立网关
     Init(Initial),
+    /// Serve until told to end 运行网关
+    #[command(
+        after_help = "Prints one line when it is ready: ready quic=ADDRESS http=ADDRESS. SIGTERM drains: no new permits, and
+what runs may end within a minute; what does not is parked and resumes later.
+
+  lingqu-gateway --dir gw serve"
+    )]
+    Serve {
+        /// UDP address of the QUIC endpoint, over the configuration's
+        #[arg(long, value_name = "A")]
+        listen: Option<SocketAddr>,
+        /// TCP address of /metrics, /healthz and /readyz, over the configuration's
+        #[arg(long, value_name = "A")]
+        http: Option<SocketAddr>,
+    },
     /// Agencies that take part 部门
     #[command(subcommand)]
     Agency(Agency),

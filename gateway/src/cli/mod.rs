@@ -7,6 +7,7 @@ mod roots;
 pub use args::Cli;
 
 use crate::admin::{self, Command, Failure};
+use crate::app::{self, ServeOptions};
 use crate::folder;
 use args::{Act, Agency, Initial, Ledger, Officer, Selection};
 use lingqu_certs::joining::JOIN_FILE_BYTES_MAX;
@@ -34,6 +35,10 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
     let dir = cli.dir.as_path();
     match &cli.act {
         Act::Init(args) => init(dir, args, output).await,
+        Act::Serve { listen, http } => {
+            let options = ServeOptions { listen: *listen, http: *http };
+            app::serve(dir, options).await.map_err(Failure::from)
+        }
         Act::Agency(Agency::Add(args)) => {
             let envelope = roots::agency(dir, args)?;
             let added = admin::run(dir, Command::AgencyAdd { envelope }).await?;
