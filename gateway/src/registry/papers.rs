@@ -2,7 +2,7 @@
 
 use super::agency::Agency;
 use super::application::Application;
-use super::entry::{Entry, Submission};
+use super::entry::{Entry, Submission, follows};
 use super::error::{Refusal, RegistryError};
 use super::fact::{Actor, Fact};
 use super::grant::{Grant, SignedAct};
@@ -161,6 +161,10 @@ impl Registry {
         let entry = self.find_entry(&asked.entry).await?.ok_or_else(unknown)?;
         let published = entry.published.as_ref().ok_or_else(unknown)?;
         terms::check(&asked.scope, &stored_spec(entry.id, &published.toml)?)?;
+        // Who names the terms that were read is held to them, and so is the entry.
+        if signed.predecessor().is_some() {
+            follows(Some(published.version.digest), signed.predecessor())?;
+        }
         self.not_stopped(&[Selector::Entry(entry.id)]).await?;
         let document = (signed.opened.document.id, signed.digest());
         let (application, fact) =

@@ -135,7 +135,12 @@ async fn an_application_fits_its_entry_and_an_answer_only_narrows() {
     assert_eq!(word(apply(APPLICATION.into()).await), "not_found");
     w.submitted().await;
     assert_eq!(word(apply(APPLICATION.into()).await), "not_found", "not published yet");
-    w.published().await;
+    let (_, terms) = w.published().await;
+    for (named, taken) in [(terms, true), (Digest::sha256(b"older terms"), false)] {
+        let body = w.application_body(&w.requester, APPLICATION);
+        let result = w.hand_in(&w.requester.agent, &w.requester.office_head, body, Some(named)).await;
+        assert_eq!(result.is_ok(), taken, "{result:?}");
+    }
     assert_eq!(word(apply(APPLICATION.replace("\"credit_code\"", "\"salary\"")).await), "not_offered");
     assert_eq!(word(apply(APPLICATION.replace("[\"低收入家庭核对\"]", "[\"商业用途\"]")).await), "not_offered");
     assert_eq!(word(apply(APPLICATION.replace("batch_exchange", "file_download")).await), "not_offered");
