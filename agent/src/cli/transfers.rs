@@ -1,24 +1,359 @@
-//! Sending and getting, handed on to the modules that do it.
+//! Sending and getting, and what is under way.
 
-use super::App;
-use super::args::{PullArgs, PushCommand, TransferCommand};
+use super::args::{PullArgs, PushCommand, PushCommon, TransferCommand};
+use super::{App, DONE, QUEUED, write_output};
+use crate::connect::{Link, unexpected};
+use crate::download::{self, Got};
 use crate::error::{AgentError, Told};
+use crate::notary::ProfileNotary;
+use crate::outbox::{Hold, Outbox, PullWork, Record, State, Work, id_from_key};
+use crate::output::{Output, Table};
+use crate::transfer::{Env, Patience};
+use crate::upload::collect::{collect, collect_rows};
+use crate::upload::{batch, files};
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::wire::{CancelTransfer, reply, request};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a transfer of this command runs on.
+struct Desk {
+    env: Env,
+    link: Link,
+}
+
+impl Desk {
+    fn new(app: &App) -> Result<Self, AgentError> {
+        let link = app.link()?;
+        let profile = link.profile().clone();
+        let outbox = Outbox::open(app.machine.disk.clone(), app.machine.clock.clone(), profile.dir())?;
+        let env = Env {
+            disk: app.machine.disk.clone(),
+            clock: app.machine.clock.clone(),
+            outbox,
+            notary: Arc::new(ProfileNotary::new(profile)),
+            patience: Patience::default(),
+            show_progress: !app.output.json,
+        };
+        Ok(Self { env, link })
+    }
+
+    /// Writes a transfer down, durably, before anything of it moves.
+    fn write_down(&self, app: &App, entry: &str, key: Option<&str>, work: Work) -> Result<(Hold, Record), AgentError> {
+        let Some(key) = key else { return self.env.outbox.create(app.machine.entropy.as_ref(), work) };
+        let agent = self.link.profile().settings().agent.to_string();
+        // A key that is a transfer's id is that id.
+        let id = key.parse().map_or_else(|_| id_from_key(&agent, entry, key), Ok)?;
+        self.env.outbox.create_as(id, work)
+    }
+}
 
 /// `push`.
-pub(super) async fn push(_app: &App, _command: PushCommand) -> Result<u8, AgentError> {
-    Err(not_in_this_build())
+pub(super) async fn push(app: &App, command: PushCommand) -> Result<u8, AgentError> {
+    let (entry, work, common) = match command {
+        PushCommand::File(args) => {
+            let files = collect(&args.paths)?;
+            (args.entry.clone(), Work::PushFiles { entry: args.entry, files }, args.common)
+        }
+        PushCommand::Batch(args) if args.check => return check(app, &args.entry, &args.paths).await,
+        PushCommand::Batch(args) => {
+            let files = collect_rows(&args.paths)?;
+            let mode = args.mode.word().to_owned();
+            (args.entry.clone(), Work::PushBatch { entry: args.entry, mode, files }, args.common)
+        }
+    };
+    let PushCommon { queue, idempotency_key, receipt } = common;
+    let desk = Desk::new(app)?;
+    let (hold, record) = desk.write_down(app, &entry, idempotency_key.as_deref(), work)?;
+    if queue && record.state != State::Done {
+        let said = json!({"id": record.id, "transfer": record.id, "state": "queued"});
+        app.output.say(&said, |o| format!("{}: {}", o.pick("queued", "已排队"), record.id))?;
+        return Ok(QUEUED);
+    }
+    run(app, &desk, &hold, record, receipt.as_deref(), idempotency_key.is_some()).await
 }
 
 /// `pull`.
-pub(super) async fn pull(_app: &App, _args: PullArgs) -> Result<u8, AgentError> {
-    Err(not_in_this_build())
+pub(super) async fn pull(app: &App, args: PullArgs) -> Result<u8, AgentError> {
+    let desk = Desk::new(app)?;
+    let work = PullWork {
+        target: args.target.clone(),
+        version: args.version.unwrap_or(0),
+        files: args.files,
+        columns: args.columns,
+        where_text: args.where_.unwrap_or_default(),
+        region: args.region.unwrap_or_default(),
+        purpose: args.purpose.unwrap_or_default(),
+        out: absolute(&args.out)?,
+    };
+    let key = args.idempotency_key.as_deref();
+    let (hold, record) = desk.write_down(app, &args.target, key, Work::Pull(work))?;
+    run(app, &desk, &hold, record, args.receipt.as_deref(), key.is_some()).await
+}
+
+/// A resume may be said from another folder.
+fn absolute(out: &Path) -> Result<PathBuf, AgentError> {
+    if out.as_os_str() == "-" {
+        return Ok(out.to_owned());
+    }
+    std::path::absolute(out).map_err(|e| AgentError::io("finding", out, &e))
+}
+
+/// `push batch --check`.
+async fn check(app: &App, entry: &str, paths: &[PathBuf]) -> Result<u8, AgentError> {
+    let files = collect_rows(paths)?;
+    let desk = Desk::new(app)?;
+    let session = desk.link.open(crate::connect::Backoff::COMMAND).await?;
+    let spec = batch::entry(&session, entry).await?;
+    session.close();
+    desk.link.goodbye().await;
+    let summary = batch::check(&desk.env, spec, files).await?;
+    let digest = summary.rows_digest;
+    let said = json!({"id": entry, "valid": true, "rows": summary.rows, "rows_digest": digest});
+    app.output.say(&said, |o| format!("{}: {} {digest}", o.pick("rows that fit", "符合要求的行数"), summary.rows))?;
+    Ok(DONE)
+}
+
+/// Runs a transfer to its receipt, and writes down how it ended.
+async fn run(
+    app: &App,
+    desk: &Desk,
+    hold: &Hold,
+    mut record: Record,
+    copy_receipt: Option<&Path>,
+    keep: bool,
+) -> Result<u8, AgentError> {
+    let outbox = &desk.env.outbox;
+    if record.state != State::Done {
+        outbox.set(hold, &mut record, State::Running)?;
+    }
+    let done = transfer_data(desk, &record).await;
+    desk.link.goodbye().await;
+    let said = match done {
+        Ok(said) => said,
+        // What may pass stays as it is: interrupted, to be resumed.
+        Err(error) if error.is_transient() => return Err(error),
+        Err(error) => {
+            let told = error.told();
+            let state = State::Failed { exit_code: error.exit_code(), word: told.word, text: told.what.en };
+            outbox.set(hold, &mut record, state)?;
+            return Err(error);
+        }
+    };
+    if let Some(copy) = copy_receipt {
+        let receipt = outbox.receipt(record.id)?.unwrap_or_default();
+        write_output(copy, &receipt)?;
+    }
+    if keep {
+        outbox.set(hold, &mut record, State::Done)?;
+    } else {
+        // The receipt says all of it from here on.
+        outbox.remove(hold)?;
+    }
+    if let Work::Pull(work) = &record.work {
+        if work.out.as_os_str() == "-" {
+            // Standard output is the data's.
+            return Ok(DONE);
+        }
+        download::clean(&desk.env, record.id, &work.out).await?;
+    }
+    app.output.say(&said, |o| lines(o, &said))?;
+    Ok(DONE)
+}
+
+async fn transfer_data(desk: &Desk, record: &Record) -> Result<Value, AgentError> {
+    let (env, link, id) = (&desk.env, &desk.link, record.id);
+    Ok(match &record.work {
+        Work::PushFiles { entry, files } => {
+            let sent = files::push(env, link, id, entry, files.clone()).await?;
+            json!({
+                "id": id, "transfer": id, "bytes": sent.bytes, "files": sent.files, "bytes_root": sent.bytes_root,
+                "root": sent.root, "sent_bytes": sent.sent_bytes, "resumed_bytes": sent.resumed_bytes,
+                "receipt": sent.receipt, "seconds": sent.seconds,
+            })
+        }
+        Work::PushBatch { entry, mode, files } => {
+            let sent = batch::push(env, link, id, entry, mode, files.clone()).await?;
+            json!({
+                "id": id, "transfer": id, "rows": sent.rows, "bytes": sent.bytes, "rows_digest": sent.rows_digest,
+                "sent_bytes": sent.sent_bytes, "receipt": sent.receipt, "seconds": sent.seconds,
+            })
+        }
+        Work::Pull(work) => {
+            match download::pull(env, link, id, work, Box::new(|| Box::new(std::io::stdout()))).await? {
+                Got::Files(got) => json!({
+                    "id": id, "transfer": id, "version": got.version, "bytes": got.bytes, "files": got.files,
+                    "bytes_root": got.bytes_root, "root": got.root, "received_bytes": got.received_bytes,
+                    "resumed_bytes": got.resumed_bytes, "out": got.out, "receipt": got.receipt, "seconds": got.seconds,
+                }),
+                Got::Rows(got) => json!({
+                    "id": id, "transfer": id, "version": got.version, "rows": got.rows, "bytes": got.bytes,
+                    "bytes_root": got.bytes_root, "rows_digest": got.rows_digest, "received_bytes": got.received_bytes,
+                    "out": got.out, "receipt": got.receipt, "seconds": got.seconds,
+                }),
+            }
+        }
+    })
 }
 
 /// `transfer`.
-pub(super) async fn transfer(_app: &App, _command: TransferCommand) -> Result<u8, AgentError> {
-    Err(not_in_this_build())
+pub(super) async fn transfer(app: &App, command: TransferCommand) -> Result<u8, AgentError> {
+    let desk = Desk::new(app)?;
+    let outbox = &desk.env.outbox;
+    match command {
+        TransferCommand::List => {
+            let (records, more) = outbox.list()?;
+            let all: Vec<Value> = records.iter().map(|r| shown(outbox, r)).collect();
+            app.output.say(&Value::Array(all), |o| table(o, outbox, &records, more))?;
+        }
+        TransferCommand::Show(args) => show(app, outbox, args.id)?,
+        TransferCommand::Resume(args) => {
+            let hold = outbox.hold(args.id)?;
+            let record = outbox.load(args.id)?.ok_or_else(|| missing(args.id))?;
+            let keep = record.state == State::Done;
+            return run(app, &desk, &hold, record, None, keep).await;
+        }
+        TransferCommand::Cancel(args) => cancel(app, &desk, args.id).await?,
+    }
+    Ok(DONE)
 }
 
-fn not_in_this_build() -> AgentError {
-    AgentError::Machine(Told::new("not_built", "transfers are not part of this build", "本构建不含传输功能"))
+fn show(app: &App, outbox: &Outbox, id: TransferId) -> Result<(), AgentError> {
+    let said = match (outbox.load(id)?, outbox.receipt(id)?) {
+        (Some(record), _) => shown(outbox, &record),
+        (None, Some(_)) => {
+            json!({"id": id, "transfer": id, "state": "done", "receipt": outbox.receipt_path(id)})
+        }
+        (None, None) => return Err(missing(id)),
+    };
+    app.output.say(&said, |o| lines(o, &said))
+}
+
+/// Gives a transfer up here and at the gateway.
+async fn cancel(app: &App, desk: &Desk, id: TransferId) -> Result<(), AgentError> {
+    let outbox = &desk.env.outbox;
+    let hold = outbox.hold(id)?;
+    let record = outbox.load(id)?.ok_or_else(|| missing(id))?;
+    if record.state != State::Queued {
+        let session = desk.link.open(crate::connect::Backoff::COMMAND).await?;
+        let answer = session.ask(request::Ask::Cancel(CancelTransfer { transfer: id.to_string() })).await;
+        session.close();
+        desk.link.goodbye().await;
+        match answer {
+            Ok(reply::Reply::Done(_)) => {}
+            Ok(other) => return Err(unexpected("the end", &other)),
+            // The gateway never heard of it.
+            Err(AgentError::Refused(fault)) if fault.close_code() == CloseCode::Denied => {}
+            Err(error) => return Err(error),
+        }
+    }
+    if let Work::Pull(work) = &record.work
+        && work.out.as_os_str() != "-"
+    {
+        download::clean(&desk.env, id, &work.out).await?;
+    }
+    outbox.remove(&hold)?;
+    let said = json!({"id": id, "transfer": id, "state": "cancelled"});
+    app.output.say(&said, |o| format!("{}: {id}", o.pick("cancelled", "已取消")))
+}
+
+/// A record that says running and that nobody runs was cut.
+fn state(outbox: &Outbox, record: &Record) -> &'static str {
+    match &record.state {
+        State::Running if !outbox.is_held(record.id) => "interrupted",
+        state => state.word(),
+    }
+}
+
+fn shown(outbox: &Outbox, record: &Record) -> Value {
+    let mut said = json!({
+        "id": record.id, "transfer": record.id, "kind": record.work.kind(), "state": state(outbox, record),
+        "created_at": Timestamp(record.created_at).to_rfc3339(),
+    });
+    let Some(fields) = said.as_object_mut() else { return said };
+    match &record.work {
+        Work::PushFiles { entry, files } | Work::PushBatch { entry, files, .. } => {
+            fields.insert("entry".into(), json!(entry));
+            fields.insert("files".into(), json!(files.len()));
+            fields.insert("bytes".into(), json!(files.iter().map(|f| f.bytes).sum::<u64>()));
+        }
+        Work::Pull(work) => {
+            fields.insert("target".into(), json!(work.target));
+            fields.insert("out".into(), json!(work.out));
+        }
+    }
+    match &record.state {
+        State::Failed { exit_code, word, text } => {
+            fields.insert("error".into(), json!({"exit_code": exit_code, "word": word, "text": text}));
+        }
+        State::Done => {
+            fields.insert("receipt".into(), json!(outbox.receipt_path(record.id)));
+        }
+        State::Queued | State::Running => {}
+    }
+    said
+}
+
+fn table(o: &Output, outbox: &Outbox, records: &[Record], more: bool) -> String {
+    let mut table =
+        Table::new([o.pick("id", "编号"), o.pick("kind", "类型"), o.pick("state", "状态"), o.pick("since", "时间")]);
+    for record in records {
+        let since = Timestamp(record.created_at).to_rfc3339();
+        table.row([record.id.to_string(), record.work.kind().into(), state(outbox, record).into(), since]);
+    }
+    let mut text = table.render();
+    if more {
+        text.push_str(o.pick("there are older ones\n", "还有更早的传输\n"));
+    }
+    text
+}
+
+/// One field a line.
+fn lines(o: &Output, said: &Value) -> String {
+    let mut text = format!("{}\n", o.pick("transfer", "传输"));
+    for (name, value) in said.as_object().into_iter().flatten().filter(|(_, v)| !v.is_null()) {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        text.push_str(&format!("  {name}: {}\n", crate::output::clean(&value)));
+    }
+    text
+}
+
+fn missing(id: TransferId) -> AgentError {
+    AgentError::NotFound(
+        Told::new("not_found", format!("there is no {id} in this outbox"), format!("发件箱中没有 {id}"))
+            .next("see `lingqu transfer list`", "参见 `lingqu transfer list`"),
+    )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
+
+    #[test]
+    fn what_was_cut_is_told_from_what_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(Arc::new(OsDisk), Arc::new(SystemClock::new()), dir.path()).unwrap();
+        let work = Work::Pull(PullWork { target: "grant".into(), out: "/x/out".into(), ..PullWork::default() });
+        let (hold, mut record) = outbox.create(&OsEntropy::new(), work).unwrap();
+        assert_eq!(shown(&outbox, &record)["state"], "queued");
+        outbox.set(&hold, &mut record, State::Running).unwrap();
+        assert_eq!(shown(&outbox, &record)["state"], "running");
+        drop(hold);
+        assert_eq!(shown(&outbox, &record)["state"], "interrupted");
+        record.state = State::Failed { exit_code: 7, word: "source_changed".into(), text: "t".into() };
+        let said = shown(&outbox, &record);
+        assert_eq!((&said["state"], &said["error"]["exit_code"]), (&json!("failed"), &json!(7)));
+        assert_eq!((&said["id"], &said["out"]), (&json!(record.id), &json!("/x/out")));
+    }
+
+    #[test]
+    fn an_output_is_where_the_command_was_given() {
+        assert_eq!(absolute(Path::new("-")).unwrap(), Path::new("-"));
+        assert!(absolute(Path::new("rows.csv")).unwrap().is_absolute());
+    }
 }
