@@ -55,12 +55,12 @@ impl Desk {
 pub(super) async fn push(app: &App, command: PushCommand) -> Result<u8, AgentError> {
     let (entry, work, common) = match command {
         PushCommand::File(args) => {
-            let files = collect(&args.paths)?;
+            let files = collect(&all_absolute(&args.paths)?)?;
             (args.entry.clone(), Work::PushFiles { entry: args.entry, files }, args.common)
         }
         PushCommand::Batch(args) if args.check => return check(app, &args.entry, &args.paths).await,
         PushCommand::Batch(args) => {
-            let files = collect_rows(&args.paths)?;
+            let files = collect_rows(&all_absolute(&args.paths)?)?;
             let mode = args.mode.word().to_owned();
             (args.entry.clone(), Work::PushBatch { entry: args.entry, mode, files }, args.common)
         }
@@ -100,6 +100,10 @@ fn absolute(out: &Path) -> Result<PathBuf, AgentError> {
         return Ok(out.to_owned());
     }
     std::path::absolute(out).map_err(|e| AgentError::io("finding", out, &e))
+}
+
+fn all_absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, AgentError> {
+    paths.iter().map(|path| absolute(path)).collect()
 }
 
 /// `push batch --check`.
