@@ -1,1 +1,21 @@
-//! Placeholder.
+//! Measures and shows the two programs from outside, as processes on real data.
+//!
+//! Reading order: [`world`] sets agencies up through the programs' own commands, [`scenario`] measures, [`report`] judges
+//! against floors, [`demo`] tells the whole story once, [`kill`] kills and resumes. [`link`] is a bad network by seed.
+//!
+//! Non-goals: nothing here is linked into the programs, and nothing here looks inside them.
+
+pub mod baseline;
+pub mod demo;
+pub mod error;
+pub mod facts;
+pub mod kill;
+pub mod lineitem;
+pub mod link;
+pub mod program;
+pub mod report;
+pub mod scenario;
+pub mod seeded;
+pub mod texts;
+pub mod usage;
+pub mod world;

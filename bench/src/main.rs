@@ -1,0 +1,182 @@
+//! The `lingqu-bench` command.
+
+use clap::{Args, Parser, Subcommand};
+use lingqu_bench::error::BenchError;
+use lingqu_bench::lineitem::{self, Format};
+use lingqu_bench::scenario::{self, Name};
+use lingqu_bench::{baseline, demo, kill};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Measures and shows Lingqu's programs from outside.
+#[derive(Debug, Parser)]
+#[command(name = "lingqu-bench", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measure, beside a plain copy and plain QUIC; exit code 1 where a floor (bench/floors.toml) is missed.
+    Run(RunArgs),
+    /// Show the whole exchange once, on real regions and synthetic registrations.
+    Demo(DemoArgs),
+    /// Write TPC-H lineitem with a region column, and its entry.toml.
+    Lineitem(LineitemArgs),
+    /// Kill agent or gateway at random moments of a push and resume.
+    Kill(KillArgs),
+    /// The server that plain QUIC is measured against.
+    #[command(hide = true)]
+    QuinnSink,
+    /// The client that plain QUIC is measured with.
+    #[command(hide = true)]
+    QuinnSource(SourceArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Smaller sizes: under three minutes.
+    #[arg(long)]
+    quick: bool,
+    /// Makes all content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write the report here.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Only these.
+    #[arg(long = "scenario", value_enum, value_name = "NAME", num_args = 1..)]
+    scenarios: Vec<Name>,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// The folder to make; it is left to look around in.
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Print one JSON document instead of the account.
+    #[arg(long)]
+    json: bool,
+    /// Smaller sizes.
+    #[arg(long)]
+    small: bool,
+}
+
+#[derive(Debug, Args)]
+struct LineitemArgs {
+    /// The folder to write into.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// TPC-H's scale: 1 is six million rows.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// The format.
+    #[arg(long, value_enum, default_value_t = Format::Parquet)]
+    format: Format,
+}
+
+#[derive(Debug, Args)]
+struct KillArgs {
+    /// The file's size, as `2GiB`, `512MiB` or bytes.
+    #[arg(long, default_value = "2GiB", value_parser = size)]
+    size: u64,
+    /// How many kills.
+    #[arg(long, default_value_t = 20)]
+    kills: u32,
+    /// Decides content and moments.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Who is killed.
+    #[arg(long, value_enum, default_value_t = kill::Side::Both)]
+    side: kill::Side,
+}
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    #[arg(long)]
+    to: SocketAddr,
+    #[arg(long)]
+    certificate: String,
+    #[arg(long)]
+    bytes: u64,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(if matches!(error, BenchError::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, BenchError> {
+    match command {
+        Command::Run(args) => measure(&args),
+        Command::Demo(args) => {
+            demo::run(&demo::Options { dir: args.dir, json: args.json, small: args.small })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Lineitem(args) => {
+            let written = lineitem::write(&args.out, args.scale, args.format)?;
+            let sums: Vec<_> = written.sums.iter().map(|(n, s)| json!({ "column": n, "sum": s.to_string() })).collect();
+            let told = json!({
+                "data": written.data, "entry": written.entry, "rows": written.rows, "bytes": written.bytes, "sums": sums,
+            });
+            println!("{told}");
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Kill(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let options = kill::Options { bytes: args.size, kills: args.kills, seed: args.seed, side: args.side };
+            let told = kill::run(temp.path(), options)?;
+            println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::QuinnSink => block_on(baseline::sink()),
+        Command::QuinnSource(args) => block_on(baseline::source(args.to, &args.certificate, args.bytes)),
+    }
+}
+
+fn measure(args: &RunArgs) -> Result<ExitCode, BenchError> {
+    let options = scenario::Options { quick: args.quick, seed: args.seed };
+    let missed = scenario::run(&args.scenarios, options, args.json.as_deref().map(Path::new))?;
+    for floor in &missed {
+        eprintln!("missed: {floor}");
+    }
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn block_on(work: impl Future<Output = Result<(), BenchError>>) -> Result<ExitCode, BenchError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(BenchError::system("starting threads"))?.block_on(work)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A size with a unit of 1,024.
+fn size(text: &str) -> Result<u64, String> {
+    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("", 0)];
+    let parsed = units.into_iter().find_map(|(unit, shift)| {
+        let number: u64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.checked_mul(1 << shift)
+    });
+    parsed.ok_or_else(|| format!("{text:?} is not a size: write 2GiB, 512MiB or a number of bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        assert_eq!(size("7"), Ok(7));
+        for bad in ["", "GiB", "-1", "2GB", "99999999999GiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+}
