@@ -31,3 +31,7 @@ pub mod session;
 pub mod spec;
 pub mod stream;
 pub mod wire;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod vectors;
