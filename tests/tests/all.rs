@@ -10,5 +10,7 @@ mod lake_seeds;
 mod local_store;
 #[path = "all/segments.rs"]
 mod segments;
+#[path = "all/structure.rs"]
+mod structure;
 #[path = "all/tables.rs"]
 mod tables;
