@@ -22,7 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// A push that shows no progress for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
-const CODE: &str = "900001/000003";
+/// Exit code: unreachable after retries.
+const UNREACHABLE: i32 = 6;
+
+const CODE: &str = "300001/000003";
 
 /// Who is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -101,8 +104,7 @@ pub fn run(dir: &Path, options: Options) -> Result<Value, BenchError> {
     let mut random = Seeded::new(options.seed, "moments");
     let transfer = transfer_id(&mut random);
     let mut stage = Stage { world, provider, requester, link, source, transfer };
-    let kills = stage.kills(&mut random, options)?;
-    let finished = stage.finish()?;
+    let (kills, finished) = stage.kills(&mut random, options)?;
     let out = dir.join("pulled");
     stage.world.agent(&stage.requester, ["pull", &grant, "--out"]).arg(&out).run(0)?;
     let found = b3sum(&only_file(&out)?)?;
@@ -131,8 +133,8 @@ pub fn run(dir: &Path, options: Options) -> Result<Value, BenchError> {
 }
 
 impl Stage {
-    /// Kills as often as asked, or until the push is done.
-    fn kills(&mut self, random: &mut Seeded, options: Options) -> Result<Vec<Killed>, BenchError> {
+    /// Kills as often as asked, or until the push is done; gives the kills and what the push said in the end.
+    fn kills(&mut self, random: &mut Seeded, options: Options) -> Result<(Vec<Killed>, Value), BenchError> {
         // Four fifths of an even share on average, so that the push is not done before the last kill.
         let step = options.bytes / (u64::from(options.kills) + 1) * 8 / 5;
         let mut kills: Vec<Killed> = Vec::new();
@@ -140,9 +142,10 @@ impl Stage {
         let (mut wire, mut kept) = (self.link.passed().up_bytes, self.kept_bytes());
         for _ in 0..options.kills {
             let moment = wire + random.below(step.max(1));
-            if !self.wait(&mut push, moment)? {
-                break;
-            }
+            push = match self.wait(push, moment)? {
+                Waited::Moment(push) => push,
+                Waited::Done(said) => return Ok((kills, said)),
+            };
             let gateway = match options.side {
                 Side::Agent => false,
                 Side::Gateway => true,
@@ -157,12 +160,13 @@ impl Stage {
             }
             let now = (self.link.passed().up_bytes, self.kept_bytes());
             kills.push(Killed { gateway, wire_bytes: now.0 - wire, kept_bytes: now.1.saturating_sub(kept) });
+            eprintln!("kill {} of {}: {:?}", kills.len(), options.kills, kills.last());
             (wire, kept) = now;
         }
-        let outcome = push.finish()?;
-        let ended = outcome.exit.map_or_else(|| "a signal".to_owned(), |code| format!("exit code {code}"));
-        eprintln!("{} kills; the last push ended with {ended}", kills.len());
-        Ok(kills)
+        match self.wait(push, u64::MAX)? {
+            Waited::Done(said) => Ok((kills, said)),
+            Waited::Moment(_) => Err(BenchError::Wrong("the push never ends".to_owned())),
+        }
     }
 
     fn start(&self, first: bool) -> Result<Running, BenchError> {
@@ -174,38 +178,46 @@ impl Stage {
         }
     }
 
-    /// Waits until so many bytes went towards the gateway; `false` where the push ended first. One that gave up on a
-    /// gateway that was killed is started again.
-    fn wait(&self, push: &mut Running, wire_bytes: u64) -> Result<bool, BenchError> {
+    /// Waits until so many bytes went towards the gateway or the push is done. One that gave up on a gateway that was
+    /// killed is started again, for at most so long as nothing is stuck.
+    fn wait(&self, mut push: Running, wire_bytes: u64) -> Result<Waited, BenchError> {
         let mut progress = (self.link.passed().up_bytes, Instant::now());
         loop {
+            if push.ended()? {
+                let outcome = push.finish()?;
+                match outcome.exit {
+                    Some(0) => return Ok(Waited::Done(outcome.json()?)),
+                    // Unreachable after retries: what a person would do is to try again.
+                    Some(UNREACHABLE) => push = self.start(false)?,
+                    other => {
+                        let why = format!("the push ended with {other:?}: {}", outcome.tail());
+                        return Err(BenchError::Wrong(why));
+                    }
+                }
+            }
             let now = self.link.passed().up_bytes;
             if now >= wire_bytes {
-                return Ok(true);
+                return Ok(Waited::Moment(push));
             }
             if now > progress.0 {
                 progress = (now, Instant::now());
             }
             check(progress.1.elapsed() < STUCK_AFTER, || "the push makes no progress".to_owned())?;
-            if push.ended()? {
-                let again = self.start(false)?;
-                let outcome = std::mem::replace(push, again).finish()?;
-                if outcome.exit == Some(0) {
-                    return Ok(false);
-                }
-            }
             sleep(LOOK_EVERY);
         }
-    }
-
-    /// Resumes what is left, and gives what the program said: the receipt of the first commit where it was done already.
-    fn finish(&self) -> Result<Value, BenchError> {
-        self.world.agent(&self.provider, ["transfer", "resume", &self.transfer]).run(0)?.json()
     }
 
     fn kept_bytes(&self) -> u64 {
         folder_bytes(&self.world.gateway_dir())
     }
+}
+
+/// What came first.
+enum Waited {
+    /// The moment to kill.
+    Moment(Running),
+    /// The end of the push, with what it said.
+    Done(Value),
 }
 
 fn share(world: &World, authority: &Agency, provider: &Agency, requester: &Agency) -> Result<String, BenchError> {

@@ -12,6 +12,7 @@ pub mod facts;
 pub mod kill;
 pub mod lineitem;
 pub mod link;
+pub mod outside;
 pub mod program;
 pub mod report;
 pub mod scenario;

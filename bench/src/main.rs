@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, demo, kill};
+use lingqu_bench::{baseline, demo, kill, outside};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,8 @@ enum Command {
     Lineitem(LineitemArgs),
     /// Kill agent or gateway at random moments of a push and resume.
     Kill(KillArgs),
+    /// Send lineitem through the gateway and let pyarrow compare what comes back.
+    Outside(OutsideArgs),
     /// The server that plain QUIC is measured against.
     #[command(hide = true)]
     QuinnSink,
@@ -95,6 +97,13 @@ struct KillArgs {
 }
 
 #[derive(Debug, Args)]
+struct OutsideArgs {
+    /// TPC-H's scale: 1 is six million rows.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+}
+
+#[derive(Debug, Args)]
 struct SourceArgs {
     #[arg(long)]
     to: SocketAddr,
@@ -135,6 +144,11 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let options = kill::Options { bytes: args.size, kills: args.kills, seed: args.seed, side: args.side };
             let told = kill::run(temp.path(), options)?;
             println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Outside(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            println!("{}", outside::run(temp.path(), args.scale)?);
             Ok(ExitCode::SUCCESS)
         }
         Command::QuinnSink => block_on(baseline::sink()),

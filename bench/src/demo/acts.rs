@@ -17,9 +17,9 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const TOWNSHIPS: &str = "900010/000001";
-const REGISTRATIONS: &str = "900010/000002";
-const FILES: &str = "900010/000003";
+const TOWNSHIPS: &str = "300010/000001";
+const REGISTRATIONS: &str = "300010/000002";
+const FILES: &str = "300010/000003";
 
 /// What the grants of registrations give: no operator's name.
 const COLUMNS: [&str; 5] = ["region", "credit_code", "name", "registered_on", "status"];
@@ -194,13 +194,19 @@ impl Stage {
 
     pub(super) fn ask_for_more(&self, grants: &Grants, account: &mut Account) -> Result<(), BenchError> {
         let out = self.data("never.csv");
-        let asks: [(&str, &str, Vec<&str>); 3] = [
-            ("rows of another city", "另一城市的行", vec![&grants.city_registrations, "--region", "4401"]),
+        let guess = "operator_name = '王伟'";
+        let asks: [(&str, &str, Vec<&str>); 4] = [
             (
                 "a column that was not granted",
-                "未获授予的数据项",
+                "未获准的数据项",
                 vec![&grants.city_registrations, "--columns", "operator_name"],
             ),
+            (
+                "rows by a column that was not granted",
+                "按未获准的数据项筛选",
+                vec![&grants.city_registrations, "--where", guess],
+            ),
+            ("another purpose", "其他用途", vec![&grants.city_registrations, "--purpose", "商业推广"]),
             ("another agency's grant", "其他部门的共享权限", vec![&grants.province_registrations]),
         ];
         for (what, what_zh, args) in asks {

@@ -128,7 +128,7 @@ impl Stage {
         let city = found("city", "演示市级需求部门", "4403:city", false, 4)?;
         let commands = ["init", "agency add", "officer add", "invite"].map(|c| format!("lingqu-gateway {c} …"));
         let mut commands = commands.to_vec();
-        commands.push("lingqu --profile … join lingqu-invitation:…".to_owned());
+        commands.push("lingqu --profile … join lingqu-invite-1:…".to_owned());
         account.step(
             "join",
             "A gateway serves, with its root kept in another folder; four agencies joined, eight officers hold keys of their own.".to_owned(),

@@ -20,7 +20,7 @@ const QUICK_SCALE: f64 = 0.05;
 /// The province whose rows are pulled.
 const REGION: &str = "44";
 
-const CODE: &str = "900002/000001";
+const CODE: &str = "300002/000001";
 
 /// Columns that are granted and pulled.
 const COLUMNS: [&str; 3] = ["l_orderkey", "l_extendedprice", "region"];

@@ -14,7 +14,7 @@ const BYTES: u64 = 2 << 30;
 /// Bytes of the file in a quick run.
 const QUICK_BYTES: u64 = 256 << 20;
 
-const CODE: &str = "900001/000001";
+const CODE: &str = "300001/000001";
 
 pub(super) fn measure(dir: &Path, programs: Programs, options: Options) -> Result<Scenario, BenchError> {
     let mut trade = Trade::open(dir, programs)?;

@@ -105,15 +105,15 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
 }
 
 /// A world with one provider and one requester.
-struct Trade {
-    world: World,
+pub(crate) struct Trade {
+    pub(crate) world: World,
     authority: Agency,
-    provider: Agency,
-    requester: Agency,
+    pub(crate) provider: Agency,
+    pub(crate) requester: Agency,
 }
 
 impl Trade {
-    fn open(dir: &Path, programs: Programs) -> Result<Self, BenchError> {
+    pub(crate) fn open(dir: &Path, programs: Programs) -> Result<Self, BenchError> {
         let mut world = World::create(&dir.join("world"), programs)?;
         world.serve()?;
         let found = |label, name, authority, number| {
@@ -132,7 +132,7 @@ impl Trade {
     }
 
     /// Publishes `entry` under `code` and gives the requester what is `asked`.
-    fn share(&self, code: &str, entry: &str, asked: Asked<'_>) -> Result<String, BenchError> {
+    pub(crate) fn share(&self, code: &str, entry: &str, asked: Asked<'_>) -> Result<String, BenchError> {
         let save = |name: &str, text: &str| -> Result<PathBuf, BenchError> {
             let path = self.world.dir.join(name);
             std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
@@ -160,7 +160,7 @@ impl Trade {
         Ok((outcome, sample))
     }
 
-    fn close(mut self) -> Result<(), BenchError> {
+    pub(crate) fn close(mut self) -> Result<(), BenchError> {
         let drained = self.world.drain()?;
         crate::error::check(drained, || {
             format!("the gateway did not drain: see {}", self.world.gateway_log().display())

@@ -22,7 +22,7 @@ const FILE_BYTES: usize = 4096;
 /// Files in one folder of the tree.
 const FOLDER_FILES: u64 = 500;
 
-const CODE: &str = "900001/000002";
+const CODE: &str = "300001/000002";
 
 pub(super) fn measure(dir: &Path, programs: Programs, options: Options) -> Result<Scenario, BenchError> {
     let mut trade = Trade::open(dir, programs)?;
