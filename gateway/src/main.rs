@@ -1,5 +1,7 @@
 //! `lingqu-gateway`.
 
+mod allocator;
+
 use clap::Parser as _;
 use lingqu_gateway::cli::{self, Cli};
 use std::process::ExitCode;
@@ -9,6 +11,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => error.exit(),
     };
+    if let Some(error) = allocator::settle(cli.serves()) {
+        eprintln!("warning 警告: the memory allocator keeps its defaults: {error}");
+    }
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => ExitCode::from(runtime.block_on(cli::run(cli))),
         Err(error) => {

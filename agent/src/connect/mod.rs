@@ -142,6 +142,14 @@ impl<C: Channel> Session<C> {
         .await
     }
 
+    /// Says goodbye where a request was answered, by what it asked for or by a refusal; a connection that failed has
+    /// nobody to say it to.
+    pub fn close_after<T>(&self, outcome: &Result<T, AgentError>) {
+        if matches!(outcome, Ok(_) | Err(AgentError::Refused(_))) {
+            self.close();
+        }
+    }
+
     /// Says goodbye: everything that was asked has been answered.
     pub fn close(&self) {
         self.channel.close(CloseCode::Done);

@@ -56,10 +56,14 @@ pub async fn pull<D: Dial>(
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
-            Ok(session) => match attempt(&mut files, &mut rows, &session, transfer, work, &mut version).await {
-                Ok(got) => return Ok(got),
-                Err(error) => error,
-            },
+            Ok(session) => {
+                let outcome = attempt(&mut files, &mut rows, &session, transfer, work, &mut version).await;
+                session.close_after(&outcome);
+                match outcome {
+                    Ok(got) => return Ok(got),
+                    Err(error) => error,
+                }
+            }
             Err(error) => error,
         };
         if !rows.can_start_again() {

@@ -105,20 +105,24 @@ pub async fn push<D: Dial>(
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
-            Ok(session) => match job.attempt(&session).await {
-                Ok((summary, receipt)) => {
-                    return Ok(SentRows {
-                        transfer,
-                        rows: summary.rows,
-                        bytes: summary.bytes,
-                        rows_digest: summary.rows_digest,
-                        sent_bytes: job.meter.moved(),
-                        receipt,
-                        seconds: job.meter.elapsed().as_secs_f64(),
-                    });
+            Ok(session) => {
+                let outcome = job.attempt(&session).await;
+                session.close_after(&outcome);
+                match outcome {
+                    Ok((summary, receipt)) => {
+                        return Ok(SentRows {
+                            transfer,
+                            rows: summary.rows,
+                            bytes: summary.bytes,
+                            rows_digest: summary.rows_digest,
+                            sent_bytes: job.meter.moved(),
+                            receipt,
+                            seconds: job.meter.elapsed().as_secs_f64(),
+                        });
+                    }
+                    Err(error) => error,
                 }
-                Err(error) => error,
-            },
+            }
             Err(error) => error,
         };
         // Every try starts anew, so bytes that moved are no progress.

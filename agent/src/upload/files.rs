@@ -90,10 +90,14 @@ pub async fn push<D: Dial>(
     let mut resumed_bytes = None;
     loop {
         let error = match dial.dial().await {
-            Ok(session) => match attempt(&job, &session, entry, &before, &mut resumed_bytes).await {
-                Ok((receipt, roots)) => return Ok(sent(&job, receipt, &roots, resumed_bytes.unwrap_or(0))),
-                Err(error) => error,
-            },
+            Ok(session) => {
+                let outcome = attempt(&job, &session, entry, &before, &mut resumed_bytes).await;
+                session.close_after(&outcome);
+                match outcome {
+                    Ok((receipt, roots)) => return Ok(sent(&job, receipt, &roots, resumed_bytes.unwrap_or(0))),
+                    Err(error) => error,
+                }
+            }
             Err(error) => error,
         };
         tries.again(error, job.meter.moved()).await?;

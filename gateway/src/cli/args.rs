@@ -39,6 +39,13 @@ pub struct Cli {
     pub(super) act: Act,
 }
 
+impl Cli {
+    /// Whether the process will run for long.
+    pub const fn serves(&self) -> bool {
+        matches!(self.act, Act::Serve { .. })
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Act {
     /// Make a gateway, and its root where there is none 建立网关
