@@ -52,7 +52,7 @@ wanted = ordered(source.filter(pc.starts_with(source["region"], region)))
 check(wanted.num_rows > 0, f"the source has no row of {region}")
 types = {name: wanted.schema.field(name).type for name in COLUMNS}
 with pa.memory_map(region_arrow) as file:
-    arrow = pa.ipc.open_stream(file).read_all()
+    arrow = pa.ipc.open_file(file).read_all()
 options = pyarrow.csv.ConvertOptions(column_types=types)
 for path, pulled in (
     (region_parquet, pq.read_table(region_parquet)),

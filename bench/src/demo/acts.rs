@@ -177,12 +177,12 @@ impl Stage {
             let rows = number_of(&pulled, "rows")?;
             check(rows == expected, || format!("{rows} rows were told in {name}, the source has {expected}"))?;
             let there = rows_in(&out, region)?;
+            let who = if region == PROVINCE { "province" } else { "city" };
             check(there == expected, || format!("{there} rows of {region} are in {name}, the source has {expected}"))?;
             account.step(
                 "pull_rows",
                 format!(
-                    "{} got exactly its {rows} rows ({name}); all are within {region}, as many as the source has.",
-                    agency.name
+                    "The {who} got exactly its {rows} rows ({name}): all are within {region}, as many as the source has."
                 ),
                 format!("{}取得其 {rows} 行（{name}），全部属于 {region}，与源数据行数一致。", agency.name),
                 vec![pulled.command.clone()],
