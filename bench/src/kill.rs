@@ -19,6 +19,9 @@ const RESENT_BYTES_MAX: u64 = 64 << 20;
 /// How often the lake is looked at while a kill waits for its moment.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
+/// Bytes towards the gateway that count as progress: more than handshakes and questions take.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
 /// A push that shows no progress for so long is stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(120);
 
@@ -199,7 +202,8 @@ impl Stage {
             if now >= wire_bytes {
                 return Ok(Waited::Moment(push));
             }
-            if now > progress.0 {
+            // Handshakes of a push that never gets further are no progress.
+            if now > progress.0 + PROGRESS_BYTES {
                 progress = (now, Instant::now());
             }
             check(progress.1.elapsed() < STUCK_AFTER, || "the push makes no progress".to_owned())?;

@@ -22,7 +22,8 @@ const DATAGRAM_BYTES_MAX: usize = 65_535;
 /// for.
 const BUFFER_BYTES: usize = 4 << 20;
 
-/// Clients that one link serves: a test has one or two, and each costs a socket.
+/// Clients that one link serves at a time: a test has one or two, and each costs a socket. The one that was silent longest
+/// gives way to a new one, as in a router.
 const CLIENTS_MAX: usize = 64;
 
 /// Datagrams that wait to be delivered in one direction before new ones are lost, as in a router.
@@ -125,6 +126,7 @@ struct Shared {
 struct Client {
     upstream: Arc<UdpSocket>,
     reading: AbortHandle,
+    heard_at: Instant,
 }
 
 #[derive(Debug)]
@@ -259,20 +261,34 @@ async fn from_clients(hand: Hand) {
     loop {
         // An error here is a client's port that is closed by now: nothing to relay.
         let Ok((bytes, client)) = hand.front.recv_from(&mut buf).await else { continue };
-        let known = locked(&hand.shared.clients).get(&client).map(|c| Arc::clone(&c.upstream));
+        let known = locked(&hand.shared.clients).get_mut(&client).map(|known| {
+            known.heard_at = Instant::now();
+            Arc::clone(&known.upstream)
+        });
         let upstream = match known {
             Some(upstream) => upstream,
-            None if locked(&hand.shared.clients).len() >= CLIENTS_MAX => continue,
             None => {
                 let Ok(made) = connect(&hand, client).await else { continue };
                 let upstream = Arc::clone(&made.upstream);
-                locked(&hand.shared.clients).insert(client, made);
+                let mut clients = locked(&hand.shared.clients);
+                make_room(&mut clients);
+                clients.insert(client, made);
                 upstream
             }
         };
         if let Some(datagram) = buf.get(..bytes) {
             hand.send(Direction::Up, &upstream, hand.server, datagram);
         }
+    }
+}
+
+/// Forgets the client that was silent longest where there are as many as there may be.
+fn make_room(clients: &mut HashMap<SocketAddr, Client>) {
+    let oldest = clients.iter().min_by_key(|(_, client)| client.heard_at).map(|(address, _)| *address);
+    if clients.len() >= CLIENTS_MAX
+        && let Some(gone) = oldest.and_then(|address| clients.remove(&address))
+    {
+        gone.reading.abort();
     }
 }
 
@@ -290,7 +306,7 @@ async fn connect(hand: &Hand, client: SocketAddr) -> io::Result<Client> {
             }
         }
     });
-    Ok(Client { upstream, reading: reading.abort_handle() })
+    Ok(Client { upstream, reading: reading.abort_handle(), heard_at: Instant::now() })
 }
 
 impl Drop for Link {

@@ -101,3 +101,15 @@ async fn one_direction_can_be_cut_and_healed() {
     link.cut(Direction::Down, false);
     assert_eq!(ask(&client, b"back").await.unwrap(), b"back");
 }
+
+#[tokio::test]
+async fn a_new_client_is_served_however_many_came_before() {
+    let (server, _) = echo().await;
+    let link = Link::start(server, Conditions::default(), 1).await.unwrap();
+    for _ in 0..CLIENTS_MAX + 5 {
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client.connect(link.address()).await.unwrap();
+        assert_eq!(ask(&client, b"here").await.unwrap(), b"here");
+    }
+    assert_eq!(locked(&link.hand.shared.clients).len(), CLIENTS_MAX);
+}
