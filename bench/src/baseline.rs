@@ -111,7 +111,7 @@ pub async fn sink() -> Result<(), BenchError> {
         .with_single_cert(vec![certificate.clone()], key)
         .map_err(BenchError::data("setting TLS up"))?;
     tls.alpn_protocols = vec![ALPN.to_vec()];
-    let handshakes = Handshakes { waiting_max: 16, waiting_bytes_max: 1 << 20 };
+    let handshakes = Handshakes { waiting_max: 16, waiting_bytes_max: 1 << 20, reset_secret: None };
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let endpoint = quic::server_endpoint(listen, tls, limits(), handshakes, Arc::new(SystemClock::new()))
         .map_err(BenchError::system("listening"))?;

@@ -111,7 +111,7 @@ impl Gateway {
 }
 
 pub(crate) fn listen(tls: rustls::ServerConfig, clock: Arc<dyn Clock>) -> Endpoint {
-    let handshakes = Handshakes { waiting_max: 16, waiting_bytes_max: 1 << 20 };
+    let handshakes = Handshakes { waiting_max: 16, waiting_bytes_max: 1 << 20, reset_secret: None };
     quic::server_endpoint("127.0.0.1:0".parse().unwrap(), tls, Limits::streams(8, 8), handshakes, clock).unwrap()
 }
 

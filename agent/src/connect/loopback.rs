@@ -55,7 +55,7 @@ impl Gateway {
         let chain = world.ca.sign_gateway(&key, world.month(), world.machine.entropy.as_ref()).unwrap();
         let identity = ServerIdentity::new(world.ca.certificate(), World::DOMAIN, chain, &key, clock.wall()).unwrap();
         let tls = server_config(Arc::new(policy), Arc::new(identity), clock.clone()).unwrap();
-        let handshakes = Handshakes { waiting_max: 16, waiting_bytes_max: 1 << 20 };
+        let handshakes = Handshakes { waiting_max: 16, waiting_bytes_max: 1 << 20, reset_secret: None };
         let limits = quic::Limits::streams(8, 8);
         let endpoint = quic::server_endpoint("127.0.0.1:0".parse().unwrap(), tls, limits, handshakes, clock).unwrap();
         world.address = endpoint.local_addr().unwrap().to_string();

@@ -69,13 +69,16 @@ impl Limits {
     }
 }
 
-/// What a gateway takes before it knows who is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a gateway takes before it knows who is there, and what it says to those whom it does not know any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handshakes {
     /// First packets that wait for the gateway's decision; more are refused.
     pub waiting_max: usize,
     /// Bytes that are kept for all of them.
     pub waiting_bytes_max: u64,
+    /// Where it is the same after a restart, packets of a connection from before are answered with a reset (RFC 9000,
+    /// 10.3), and the peer dials again at once instead of waiting out its idle time. A secret; `None` makes one up.
+    pub reset_secret: Option<[u8; 32]>,
 }
 
 /// An endpoint that accepts. Every waiting handshake is handed to the caller, who accepts, refuses or asks for a retry.
@@ -96,7 +99,7 @@ pub fn server_endpoint(
         .max_incoming(handshakes.waiting_max)
         .incoming_buffer_size_total(handshakes.waiting_bytes_max)
         .time_source(Arc::new(ClockSource(clock)));
-    endpoint(listen, limits, Some(config))
+    endpoint(listen, limits, Some(config), handshakes.reset_secret)
 }
 
 /// An endpoint that only dials. `local` is usually the unspecified address of the family to be dialled. A program waits
@@ -105,7 +108,7 @@ pub fn server_endpoint(
 /// # Errors
 /// What the system says of the address.
 pub fn client_endpoint(local: SocketAddr, limits: Limits) -> io::Result<Endpoint> {
-    endpoint(local, limits, None)
+    endpoint(local, limits, None, None)
 }
 
 /// What a client endpoint dials with.
@@ -119,8 +122,16 @@ pub fn client_config(tls: rustls::ClientConfig, limits: Limits) -> io::Result<Cl
     Ok(config)
 }
 
-fn endpoint(local: SocketAddr, limits: Limits, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+fn endpoint(
+    local: SocketAddr,
+    limits: Limits,
+    server: Option<ServerConfig>,
+    reset_secret: Option<[u8; 32]>,
+) -> io::Result<Endpoint> {
     let mut config = EndpointConfig::default();
+    if let Some(secret) = reset_secret {
+        config.reset_key(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)));
+    }
     config.max_udp_payload_size(mtu(limits)).map_err(io::Error::other)?;
     let socket = socket::open(local, mtu(limits))?;
     Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime))

@@ -8,7 +8,7 @@ mod http;
 
 use crate::admin::{ControlSocket, Failure, ServerError};
 use crate::config::{Config, LogFormat};
-use crate::edge::endpoint::{self, Door, HANDSHAKES, LIMITS};
+use crate::edge::endpoint::{self, Door, LIMITS, handshakes};
 use crate::edge::session::Services;
 use crate::flow::record::volume_usage;
 use crate::flow::{Facts, Flow, FlowParts};
@@ -54,6 +54,10 @@ const PARTING: Duration = Duration::from_secs(2);
 
 /// Between two looks at the gateway's own certificate.
 const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
+
+/// What the server's key signs to make the secret of its stateless resets: only who has the key can make it again, and a
+/// TLS signature begins with other bytes.
+const RESET_SECRET: &[u8] = b"lingqu stateless reset v1";
 
 /// What the command line says over the configuration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -134,7 +138,9 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     let ca = folder.ca.certificate().clone();
     let domain = folder.identity.domain.clone();
     folder.renew_server(clock.wall(), entropy.as_ref())?;
-    let identity = server_identity(&folder, clock.as_ref())?;
+    let server_key = key::SigningKey::load(&folder.layout.server_key())?;
+    let reset_secret = Digest::sha256(&server_key.sign(RESET_SECRET)).bytes;
+    let identity = server_identity(&folder, &server_key, clock.as_ref())?;
     let ledger = Ledger::new(
         Arc::clone(&state),
         Arc::new(folder.receipt_key),
@@ -174,7 +180,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     let policy = Arc::new(PeerPolicy::new(&ca, &domain, Arc::new(exceptions))?);
     let tls = server_config(Arc::clone(&policy), Arc::clone(&identity), Arc::clone(&clock))?;
     let listen = options.listen.unwrap_or(folder.config.listen);
-    let endpoint = server_endpoint(listen, tls, LIMITS, HANDSHAKES, Arc::clone(&clock))
+    let endpoint = server_endpoint(listen, tls, LIMITS, handshakes(reset_secret), Arc::clone(&clock))
         .map_err(doing(format!("listening on UDP {listen}")))?;
     let quic = endpoint.local_addr().map_err(doing("the QUIC address"))?;
     let listen = options.http.unwrap_or(folder.config.http);
@@ -221,11 +227,14 @@ fn log(config: &Config) {
     }
 }
 
-fn server_identity(folder: &Folder, clock: &dyn Clock) -> Result<Arc<ServerIdentity>, ServeError> {
+fn server_identity(
+    folder: &Folder,
+    key: &key::SigningKey,
+    clock: &dyn Clock,
+) -> Result<Arc<ServerIdentity>, ServeError> {
     let chain = chain::load(&folder.layout.server_certificate())?;
-    let key = key::SigningKey::load(&folder.layout.server_key())?;
     let ca = folder.ca.certificate();
-    Ok(Arc::new(ServerIdentity::new(ca, &folder.identity.domain, chain, &key, clock.wall())?))
+    Ok(Arc::new(ServerIdentity::new(ca, &folder.identity.domain, chain, key, clock.wall())?))
 }
 
 /// What each grant used before this start.

@@ -49,7 +49,9 @@ pub const LIMITS: Limits =
     Limits { connection_window_bytes: IDLE_BYTES, ..Limits::streams(REQUEST_STREAMS_MAX, DATA_STREAMS_MAX) };
 
 /// First packets that wait to be looked at.
-pub const HANDSHAKES: Handshakes = Handshakes { waiting_max: 1024, waiting_bytes_max: 4 << 20 };
+pub const fn handshakes(reset_secret: [u8; 32]) -> Handshakes {
+    Handshakes { waiting_max: 1024, waiting_bytes_max: 4 << 20, reset_secret: Some(reset_secret) }
+}
 
 /// What accepting stands on.
 pub struct Door {
