@@ -4,9 +4,10 @@
 use crate::frame::BATCH_BYTES_MAX;
 use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::ipc::reader::StreamDecoder;
+use arrow::ipc::root_as_message;
 use arrow::ipc::writer::StreamEncoder;
 use bytes::Bytes;
 
@@ -18,6 +19,9 @@ pub const BATCH_BYTES_AIM: usize = 4 << 20;
 
 /// Arrow IPC's end-of-stream marker.
 const END_OF_STREAM: [u8; 8] = [0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0];
+
+/// What every encapsulated message begins with.
+const CONTINUATION: [u8; 4] = [0xff; 4];
 
 /// Bytes that are not the rows that they should be. The sender is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +35,9 @@ pub enum IpcError {
     /// A frame with more or less than one message.
     #[error("a batch frame must hold exactly one message")]
     NotOneMessage,
+    /// A batch whose head claims what is not there.
+    #[error("not a valid batch: {0}")]
+    Claims(&'static str),
     /// A column type that is never sent.
     #[error("column {column} has the type {found}, which is not sent")]
     Type {
@@ -111,6 +118,7 @@ impl Decoder {
             self.arrow.decode(&mut Buffer::from(body))?;
             return Ok(None);
         }
+        check_claims(&body, self.schema.as_ref().map_or(&[], |schema| schema.fields()))?;
         let mut buffer = Buffer::from(body);
         let batch = self.arrow.decode(&mut buffer)?.ok_or(IpcError::NotOneMessage)?;
         if !buffer.is_empty() {
@@ -143,6 +151,59 @@ fn schema_of(body: &Bytes) -> Result<SchemaRef, IpcError> {
     let schema = arrow.schema().ok_or(IpcError::NoSchema)?;
     check(&schema)?;
     Ok(schema)
+}
+
+/// The head of a batch against what is there: Arrow's reader believes some of its lengths and offsets, and would panic over
+/// those that lie.
+fn check_claims(body: &[u8], fields: &[FieldRef]) -> Result<(), IpcError> {
+    let lies = |what| Err(IpcError::Claims(what));
+    let Some((head, rest)) = body.split_first_chunk::<8>() else { return Err(IpcError::NotOneMessage) };
+    let [c0, c1, c2, c3, size @ ..] = *head;
+    if [c0, c1, c2, c3] != CONTINUATION {
+        return lies("it does not begin as a message does");
+    }
+    let Some((metadata, data)) = rest.split_at_checked(u32::from_le_bytes(size) as usize) else {
+        return Err(IpcError::NotOneMessage);
+    };
+    let Ok(message) = root_as_message(metadata) else { return lies("its head cannot be read") };
+    if u64::try_from(message.bodyLength()).ok() != Some(data.len() as u64) {
+        return Err(IpcError::NotOneMessage);
+    }
+    let Some(batch) = message.header_as_record_batch() else { return lies("rows must come here") };
+    if batch.compression().is_some() || batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
+        return lies("it is compressed, or has views");
+    }
+    let (nodes, buffers) = (batch.nodes().unwrap_or_default(), batch.buffers().unwrap_or_default());
+    let widths: Vec<i64> = fields.iter().flat_map(|field| widths(field.data_type())).copied().collect();
+    if batch.length() < 0 || nodes.len() != fields.len() || buffers.len() != widths.len() {
+        return lies("it has other columns than its schema");
+    }
+    let rows = batch.length();
+    if nodes.iter().any(|node| node.length() != rows || !(0..=rows).contains(&node.null_count())) {
+        return lies("a column has another number of rows");
+    }
+    let is_inside = |offset: i64, length: i64| {
+        let end = u64::try_from(offset).ok().zip(u64::try_from(length).ok()).and_then(|(a, b)| a.checked_add(b));
+        end.is_some_and(|end| end <= data.len() as u64)
+    };
+    if buffers.iter().any(|buffer| !is_inside(buffer.offset(), buffer.length())) {
+        return lies("a buffer lies outside of it");
+    }
+    if buffers.iter().zip(widths).any(|(buffer, width)| buffer.length() % width != 0) {
+        return lies("a buffer ends within a value");
+    }
+    Ok(())
+}
+
+/// Bytes of one value in each buffer of a column: where it is valid, then offsets and text, or values.
+const fn widths(data_type: &DataType) -> &'static [i64] {
+    match data_type {
+        DataType::Utf8 | DataType::Binary => &[1, 4, 1],
+        DataType::Int32 | DataType::Date32 => &[1, 4],
+        DataType::Int64 | DataType::Float64 | DataType::Timestamp(..) => &[1, 8],
+        DataType::Decimal128(..) => &[1, 16],
+        _ => &[1, 1],
+    }
 }
 
 fn check(schema: &Schema) -> Result<(), IpcError> {
@@ -222,6 +283,40 @@ mod tests {
         let nulls: ArrayRef = Arc::new(NullArray::new(1));
         let nulls = RecordBatch::try_from_iter([("x", nulls)]).unwrap();
         assert!(matches!(Encoder::new(nulls.schema()), Err(IpcError::Type { .. })));
+    }
+
+    #[test]
+    fn no_bit_of_a_batch_makes_the_decoder_panic() {
+        let all = frames(&[batch(20)]);
+        for at in 0..all[1].len() {
+            for bit in 0..8 {
+                let mut bytes = all[1].to_vec();
+                bytes[at] ^= 1 << bit;
+                let mut decoder = Decoder::default();
+                decoder.decode(all[0].clone()).unwrap();
+                if let Ok(Some(rows)) = decoder.decode(bytes.into()) {
+                    assert_eq!(rows.num_rows(), 20, "bit {bit} of byte {at}");
+                    // What is valid can be read from end to end.
+                    let _same = rows == batch(20);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_bit_of_a_schema_makes_the_decoder_panic() {
+        let all = frames(&[batch(20)]);
+        for at in 0..all[0].len() {
+            for bit in 0..8 {
+                let mut bytes = all[0].to_vec();
+                bytes[at] ^= 1 << bit;
+                let mut decoder = Decoder::default();
+                if decoder.decode(bytes.into()).is_ok() {
+                    // Rows of another schema: refused, or read as it says.
+                    let _rows = decoder.decode(all[1].clone());
+                }
+            }
+        }
     }
 
     proptest! {
