@@ -35,8 +35,13 @@ pub fn code(error: &FlowError) -> CloseCode {
     }
 }
 
-/// What the peer is told.
+/// What the peer is told: short, and without what could steer a terminal, whoever's words it quotes.
 pub fn fault(error: &FlowError) -> Fault {
+    let fault = words(error);
+    Fault { text: short(&fault.text), text_zh: short(&fault.text_zh), ..fault }
+}
+
+fn words(error: &FlowError) -> Fault {
     let own = |word, zh, next, next_zh| told(code(error), word, &error.to_string(), zh, next, next_zh);
     match error {
         FlowError::Denied(denied) => denied.fault(),
@@ -100,15 +105,18 @@ fn cut_fault(cut: &Cut) -> Fault {
 }
 
 fn told(code: CloseCode, word: &str, text: &str, text_zh: &str, next: &str, next_zh: &str) -> Fault {
-    let short = |text: &str| escape_for_log(text).chars().take(TEXT_CHARS_MAX).collect();
     Fault {
         code: code.code(),
         word: word.to_owned(),
-        text: short(text),
-        text_zh: short(text_zh),
+        text: text.to_owned(),
+        text_zh: text_zh.to_owned(),
         next: next.to_owned(),
         next_zh: next_zh.to_owned(),
     }
+}
+
+fn short(text: &str) -> String {
+    escape_for_log(text).chars().take(TEXT_CHARS_MAX).collect()
 }
 
 #[cfg(test)]
@@ -133,5 +141,11 @@ mod tests {
         let fault = fault(&FlowError::bad_data(format!("\u{1b}[31m\u{202e}{}", "x".repeat(5000))));
         assert!(!fault.text.contains('\u{1b}') && !fault.text.contains('\u{202e}'));
         assert!(fault.text.chars().count() <= TEXT_CHARS_MAX);
+        let asked = "\u{1b}[2J\u{202e}".to_owned();
+        let denied = Denied::Columns { outside: vec![asked], granted: vec!["region".into()] };
+        let fault = super::fault(&FlowError::Denied(denied));
+        for text in [&fault.text, &fault.text_zh] {
+            assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}') && text.contains("region"), "{text:?}");
+        }
     }
 }
