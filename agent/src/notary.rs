@@ -2,9 +2,11 @@
 
 use crate::error::{AgentError, Told};
 use crate::transfer::{Expected, Notary};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lingqu_certs::key::ED25519_ID;
 use lingqu_certs::profile::Profile;
-use lingqu_protocol::receipt::{Receipt, ReceiptError};
+use lingqu_protocol::receipt::{Cosignature, Receipt, ReceiptError};
 use lingqu_protocol::wire::Cosign;
 use std::fmt::Display;
 
@@ -35,10 +37,14 @@ impl Notary for ProfileNotary {
         at_least_as("rows", says.rows, expected.rows)
     }
 
-    fn cosign(&self, receipt: &[u8]) -> Result<Cosign, AgentError> {
-        let receipt = Receipt::from_json(receipt).map_err(|e| does_not_hold(&e))?;
-        let signature = self.0.key()?.sign(&receipt.cosigned_bytes()).into();
-        Ok(Cosign { algorithm: ED25519_ID.into(), signature })
+    fn cosign(&self, receipt: &[u8]) -> Result<(Cosign, Vec<u8>), AgentError> {
+        let mut receipt = Receipt::from_json(receipt).map_err(|e| does_not_hold(&e))?;
+        let key = self.0.key()?;
+        let signature = key.sign(&receipt.cosigned_bytes());
+        receipt.cosignature =
+            Some(Cosignature { key: key.public().to_string(), signature: STANDARD.encode(&signature) });
+        let cosign = Cosign { algorithm: ED25519_ID.into(), signature: signature.into() };
+        Ok((cosign, receipt.to_json().into_bytes()))
     }
 }
 
@@ -136,7 +142,10 @@ mod tests {
         let notary = ProfileNotary::new(world.profile());
         let json = receipt(&world, statement(&world));
         notary.verify(&json, &expected()).unwrap();
-        let cosign = notary.cosign(&json).unwrap();
+        let (cosign, kept) = notary.cosign(&json).unwrap();
+        let kept = Receipt::from_json(&kept).unwrap();
+        let cosigned = lingqu_certs::receipt::verify(&kept, &world.profile().settings().root).unwrap();
+        assert_eq!(cosigned.cosigned_by, Some(world.profile().key().unwrap().public().to_string()));
         assert_eq!(cosign.algorithm, "ed25519");
         let mut signed = Receipt::from_json(&json).unwrap();
         let key = world.profile().key().unwrap().public();

@@ -465,9 +465,9 @@ impl Notary for Believer {
         Err(AgentError::Integrity(Told::new("receipt", "the receipt says something else", "回执内容不符")))
     }
 
-    fn cosign(&self, receipt: &[u8]) -> Result<Cosign, AgentError> {
+    fn cosign(&self, receipt: &[u8]) -> Result<(Cosign, Vec<u8>), AgentError> {
         let signature = Digest::blake3(receipt).bytes.to_vec().into();
-        Ok(Cosign { algorithm: "test".into(), signature })
+        Ok((Cosign { algorithm: "test".into(), signature }, receipt.to_vec()))
     }
 }
 

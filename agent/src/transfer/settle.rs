@@ -33,11 +33,11 @@ pub trait Notary: Send + Sync + 'static {
     /// # Errors
     /// [`AgentError::Integrity`] where any of that does not hold.
     fn verify(&self, receipt: &[u8], expected: &Expected) -> Result<(), AgentError>;
-    /// The agent's signature over the receipt's exact bytes.
+    /// The agent's signature over the receipt's exact bytes, and the receipt with it: what both parties signed.
     ///
     /// # Errors
     /// Where the key cannot be used.
-    fn cosign(&self, receipt: &[u8]) -> Result<Cosign, AgentError>;
+    fn cosign(&self, receipt: &[u8]) -> Result<(Cosign, Vec<u8>), AgentError>;
 }
 
 /// Waits for the receipt and settles the transfer.
@@ -68,8 +68,8 @@ pub async fn settle_at_once<C: Channel>(
     receipt: &[u8],
 ) -> Result<PathBuf, AgentError> {
     env.notary.verify(receipt, expected)?;
-    let cosign = env.notary.cosign(receipt)?;
-    let (outbox, id, json) = (env.outbox.clone(), expected.transfer, receipt.to_vec());
+    let (cosign, json) = env.notary.cosign(receipt)?;
+    let (outbox, id) = (env.outbox.clone(), expected.transfer);
     let path = blocking(move || outbox.keep_receipt(id, &json)).await?;
     let said = async {
         control.step(step::Step::Cosign(cosign)).await?;
