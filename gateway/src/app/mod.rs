@@ -295,12 +295,18 @@ async fn told_to_end() -> io::Result<()> {
     Ok(())
 }
 
-/// No new permits; what runs may end in time, and is parked resumably where it does not.
+/// No new permits; what runs may end in time, and is parked resumably where it does not, or where a second signal asks
+/// for it.
 async fn drain(gate: &Gate) {
     gate.drain();
     let deadline = tokio::time::Instant::now() + DRAIN_FOR;
+    let told_again = told_to_end();
+    tokio::pin!(told_again);
     while gate.running() > 0 && tokio::time::Instant::now() < deadline {
-        tokio::time::sleep(DRAIN_LOOK).await;
+        tokio::select! {
+            () = tokio::time::sleep(DRAIN_LOOK) => {}
+            _ = &mut told_again => break,
+        }
     }
     if gate.running() > 0 {
         tracing::warn!(running = gate.running(), "parking what still runs");

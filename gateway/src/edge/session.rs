@@ -31,6 +31,9 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// let one connection take the gateway's memory.
 const REQUESTS_MAX: usize = 64;
 
+/// Between the answer to an agent that may not speak any more and the end of its connection: the answer arrives first.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// What every session stands on.
 pub struct Services {
     /// Who may do what.
@@ -192,6 +195,13 @@ async fn answer<C: Channel>(
                 services.flow.note_refusal(peer, &error).await;
             }
             refuse(&mut wires, error).await;
+            if let Caller::Agent { peer, .. } = caller
+                && let Err(denied) = services.gate.admit(peer)
+            {
+                // It was blocked or stopped while it was connected: it hears why, and then it is gone.
+                tokio::time::sleep(FAREWELL).await;
+                wires.channel.close(denied.code());
+            }
         }
     }
 }
