@@ -38,8 +38,9 @@ const PER_ADDRESS_MAX: usize = 256;
 /// Connections of one agency: some for each of its agents, and never so many that others find no place.
 const PER_AGENCY_MAX: usize = 256;
 
-/// Streams that an agent may have open: its requests, and one more than it may ask at a time so that it hears "busy".
-const REQUEST_STREAMS_MAX: u32 = 65;
+/// Streams that an agent may have open: its hello, its requests, and one more than it may ask at a time so that it hears
+/// "busy".
+const REQUEST_STREAMS_MAX: u32 = 66;
 
 /// Data streams that an agent may have open over all its transfers.
 const DATA_STREAMS_MAX: u32 = 64;
@@ -96,6 +97,7 @@ async fn connect(door: &Door, counts: &Arc<Counts>, incoming: Incoming) {
         Ok(connecting) => tokio::time::timeout(HANDSHAKE_WAIT, connecting).await,
         Err(error) => {
             counts.handshakes.fetch_sub(1, Ordering::Relaxed);
+            refused(door);
             tracing::debug!(%address, %error, "no handshake");
             return;
         }
@@ -104,7 +106,7 @@ async fn connect(door: &Door, counts: &Arc<Counts>, incoming: Incoming) {
     let connection = match connecting {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            metrics::refused_handshake("handshake_failed");
+            refused(door);
             tracing::info!(%address, %error, "handshake failed");
             return;
         }
@@ -115,6 +117,12 @@ async fn connect(door: &Door, counts: &Arc<Counts>, incoming: Incoming) {
     metrics::connections(standing);
     serve(door, counts, channel).await;
     metrics::connections(counts.connections.fetch_sub(1, Ordering::Relaxed).saturating_sub(1));
+}
+
+/// One that did not show who it is: counted at once, and in the ledger once a minute.
+fn refused(door: &Door) {
+    metrics::refused_handshake("handshake_failed");
+    door.services.flow.note_stranger();
 }
 
 async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
