@@ -2,8 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+#[path = "all/audit.rs"]
+mod audit;
+#[path = "all/decoders.rs"]
+mod decoders;
 #[path = "all/disk.rs"]
 mod disk;
+#[path = "all/e2e/mod.rs"]
+mod e2e;
+#[path = "all/kills.rs"]
+mod kills;
 #[path = "all/lake_seeds.rs"]
 mod lake_seeds;
 #[path = "all/local_store.rs"]
@@ -14,3 +22,5 @@ mod segments;
 mod structure;
 #[path = "all/tables.rs"]
 mod tables;
+#[path = "all/threats/mod.rs"]
+mod threats;

@@ -1,0 +1,8 @@
+//! The programs as people run them, from end to end: exact data, not just exit codes.
+
+mod batches;
+mod control;
+mod files;
+mod receipts;
+mod transfers;
+mod watching;
