@@ -47,13 +47,14 @@ impl Push {
     }
 
     /// Pulls a version; its exit code, and whether what came is what was pushed.
-    fn pull(&self, version: &str) -> (Option<i32>, bool) {
+    fn pull(&self, version: u64) -> (Option<i32>, bool) {
         let world = &self.world;
         let (grant, out) = match self.what {
             What::File => (&world.files.grant, world.path("out/")),
             What::Batch => (&world.table.grant, world.path("out.parquet")),
         };
-        let args = ["pull", grant, "--version", version, "--out", out.to_str().unwrap()];
+        let version = version.to_string();
+        let args = ["pull", grant, "--version", &version, "--out", out.to_str().unwrap()];
         let ran = world.requester.agent.run(args);
         let right = out.exists()
             && match self.what {
@@ -70,9 +71,9 @@ impl Push {
     }
 
     /// Nothing is visible, or all of it is; the ledger holds.
-    fn is_visible(&self) -> bool {
+    fn is_visible(&self, version: u64) -> bool {
         self.world.gateway.run(["ledger", "verify"]).ok();
-        match self.pull("1") {
+        match self.pull(version) {
             (Some(0), true) => true,
             (Some(3), false) => false,
             other => panic!("half visible: {other:?}"),
@@ -90,16 +91,16 @@ impl Push {
     /// Finishes the transfer, and checks that it is committed once, whole, with a receipt.
     fn finish(&self, transfer: &str) {
         self.world.provider.agent.run(["transfer", "resume", transfer]).ok();
-        self.check(transfer);
+        self.check(transfer, 1);
     }
 
     /// A transfer that is through is committed once, whole, with a receipt.
-    fn check(&self, transfer: &str) {
+    fn check(&self, transfer: &str, version: u64) {
         let receipt = self.world.provider.agent.receipt(transfer);
         let valid = self.world.provider.agent.run(["receipt", "verify", receipt.to_str().unwrap()]).ok();
-        assert_eq!(valid["statement"]["dataset_version"], 1);
-        assert_eq!(self.pull("1"), (Some(0), true));
-        assert_eq!(self.pull("2"), (Some(3), false), "committed once");
+        assert_eq!(valid["statement"]["dataset_version"], version);
+        assert_eq!(self.pull(version), (Some(0), true));
+        assert_eq!(self.pull(version + 1), (Some(3), false), "committed once");
         self.world.gateway.run(["ledger", "verify"]).ok();
     }
 }
@@ -115,7 +116,7 @@ fn killed_at(what: What, point: &str, pass: u32) {
     let ran = running.kill();
     assert_ne!(ran.code, Some(0), "{ran}");
     push.world.gateway.start();
-    let visible = push.is_visible();
+    let visible = push.is_visible(1);
     assert_eq!(visible, point == "transfer.committed", "{point}");
     let transfer = push.transfer().expect("the outbox had it before the first byte");
     push.finish(&transfer);
@@ -182,21 +183,20 @@ fn a_batch_push_killed_between_commit_and_answer() {
     killed_at(What::Batch, "transfer.committed", 1);
 }
 
-/// Kills either side at random moments of one push until it is through. `LINGQU_KILLS` says how often at most,
-/// `LINGQU_SEED` when.
+/// Kills either side at random moments of pushes, one after the other. `LINGQU_KILLS` says how often, `LINGQU_SEED` when.
 #[test]
-fn a_push_killed_at_random_moments_arrives_whole() {
+fn pushes_killed_at_random_moments_arrive_whole_and_once() {
     let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |v| v.parse().unwrap());
-    let (kills, seed) = (number("LINGQU_KILLS", 4), number("LINGQU_SEED", 1));
+    let (kills, seed) = (number("LINGQU_KILLS", 6), number("LINGQU_SEED", 1));
     println!("seed {seed}");
     let mut random = Rng::new(seed);
     let mut push = Push::new(What::File);
     push.world.gateway.start();
     let mut running = push.start();
+    let mut version = 1;
     for kill in 0..kills {
-        std::thread::sleep(Duration::from_millis(random.below(700)));
+        std::thread::sleep(Duration::from_millis(random.below(400)));
         let gateway_dies = random.below(2) == 0;
-        println!("kill {kill}: {}", if gateway_dies { "gateway" } else { "agent" });
         if gateway_dies {
             push.world.gateway.kill();
         }
@@ -204,16 +204,23 @@ fn a_push_killed_at_random_moments_arrives_whole() {
         if gateway_dies {
             push.world.gateway.start();
         }
-        let visible = push.is_visible();
-        if ended.code == Some(0) {
-            assert!(visible, "acknowledged, and not there");
-            return push.check(text(&ended.json(), "id"));
-        }
-        running = match push.transfer() {
-            Some(id) => push.world.provider.agent.start(["transfer", "resume", &id]),
-            // It died before it wrote anything down, and so before it sent anything.
-            None => push.start(),
+        let visible = push.is_visible(version);
+        let who = if gateway_dies { "gateway" } else { "agent" };
+        println!("kill {kill}: {who}, version {version} is visible: {visible}, exit {:?}", ended.code);
+        running = match (ended.code, push.transfer()) {
+            (Some(0), _) => {
+                assert!(visible, "acknowledged, and not there");
+                push.check(text(&ended.json(), "id"), version);
+                version += 1;
+                push.start()
+            }
+            (_, Some(id)) => push.world.provider.agent.start(["transfer", "resume", &id]),
+            // It died before it wrote anything down, and so before it sent anything; or when all was done but saying so.
+            (_, None) => {
+                version += u64::from(visible);
+                push.start()
+            }
         };
     }
-    push.check(text(&running.wait().ok(), "id"));
+    push.check(text(&running.wait().ok(), "id"), version);
 }
