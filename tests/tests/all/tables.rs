@@ -322,13 +322,23 @@ async fn writers_that_share_little_memory_all_end() {
     }
 }
 
-/// Polls a future once and drops it, as a select does when another branch is first.
+/// Polls a future once and drops it, as a select does when another branch is first. The runtime's only thread for
+/// blocking work has something else to do meanwhile, so that the future cannot be done at once.
 async fn cut_short<T>(future: impl Future<Output = T>) {
+    let (go_on, wait) = std::sync::mpsc::channel::<()>();
+    let busy = tokio::task::spawn_blocking(move || wait.recv().is_err());
     assert!(futures::future::FutureExt::now_or_never(future).is_none(), "it was done at once");
+    drop(go_on);
+    assert!(busy.await.unwrap());
 }
 
-#[tokio::test]
-async fn what_was_cut_short_does_not_go_on_with_rows_missing() {
+#[test]
+fn what_was_cut_short_does_not_go_on_with_rows_missing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(cut_short_everywhere());
+}
+
+async fn cut_short_everywhere() {
     let batch = rows(&mut Rng::new(10), 0, 50);
     let lake = lake(&FakeDisk::new(1 << 30, 1));
     let budget = WriterBudget::new(1, 1);
