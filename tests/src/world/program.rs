@@ -306,9 +306,9 @@ impl Reaper {
         Self::run(&format!("read word || kill -9 {pid}"))
     }
 
-    /// Of a folder.
+    /// Of a folder. Twice, for a process that dies with it may write until it is dead.
     pub(super) fn of_dir(dir: &Path) -> Self {
-        Self::run(&format!("read word || rm -rf '{}'", dir.display()))
+        Self::run(&format!("read word || {{ rm -rf '{0}'; sleep 1; rm -rf '{0}'; }}", dir.display()))
     }
 
     fn run(script: &str) -> Self {
