@@ -131,6 +131,7 @@ fn endpoint(
     let mut config = EndpointConfig::default();
     if let Some(secret) = reset_secret {
         config.reset_key(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)));
+        config.cid_generator(|| Box::new(PlainIds));
     }
     config.max_udp_payload_size(mtu(limits)).map_err(io::Error::other)?;
     let socket = socket::open(local, mtu(limits))?;
@@ -168,5 +169,29 @@ impl quinn::TimeSource for ClockSource {
     fn now(&self) -> SystemTime {
         let since = Duration::from_millis(u64::try_from(self.0.wall().0).unwrap_or(0));
         UNIX_EPOCH.checked_add(since).unwrap_or(UNIX_EPOCH)
+    }
+}
+
+/// Connection ids that say nothing. quinn's own carry a check under a key of the process, and packets that fail it are
+/// dropped in silence: after a restart that would be every packet of a connection from before.
+struct PlainIds;
+
+/// Bytes of a connection id, as quinn's own have.
+const CONNECTION_ID_BYTES: usize = 8;
+
+impl quinn::ConnectionIdGenerator for PlainIds {
+    fn generate_cid(&mut self) -> quinn::ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        // Without randomness an id is taken already sooner or later, and its connection is refused: nothing is unsafe.
+        let _ = ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut id);
+        quinn::ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
     }
 }
