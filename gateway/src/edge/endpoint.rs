@@ -5,6 +5,7 @@ use super::session::{self, Services};
 use super::windows::IDLE_BYTES;
 use crate::gate::Peer;
 use crate::metrics;
+use lingqu_certs::key::PublicKey;
 use lingqu_certs::quic::{Handshakes, Limits, QuicChannel};
 use lingqu_certs::tls::peer::{PeerIdentity, PeerPolicy};
 use lingqu_protocol::agency::CreditCode;
@@ -127,7 +128,10 @@ fn refused(door: &Door) {
 
 async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
     let address = channel.remote_address();
-    let identity = match door.policy.identify(&channel.peer_chain(), door.clock.wall()) {
+    let chain = channel.peer_chain();
+    let key = chain.first().and_then(|leaf| lingqu_certs::chain::public_key(leaf)).map(PublicKey::from_bytes);
+    let Some(key) = key else { return channel.close(CloseCode::Denied) };
+    let identity = match door.policy.identify(&chain, door.clock.wall()) {
         Ok(identity) => identity,
         Err(error) => {
             // The handshake let it in a moment ago; an invitation may have ended since.
@@ -135,7 +139,7 @@ async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
             return channel.close(CloseCode::Denied);
         }
     };
-    let (caller, agency, until) = caller(identity, address);
+    let (caller, agency, until) = caller(identity, key, address);
     let _place = match agency.map(|agency| take(&counts.agencies, agency, PER_AGENCY_MAX)) {
         Some(None) => {
             metrics::refused_handshake("too_many_connections");
@@ -165,12 +169,16 @@ async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
     }
 }
 
-fn caller(identity: PeerIdentity, address: std::net::SocketAddr) -> (Caller, Option<CreditCode>, Option<Timestamp>) {
+fn caller(
+    identity: PeerIdentity,
+    key: PublicKey,
+    address: std::net::SocketAddr,
+) -> (Caller, Option<CreditCode>, Option<Timestamp>) {
     match identity {
         PeerIdentity::Agent { agent, expires_at, .. } => {
             let agency = agent.agency;
             let peer = Peer { agent, address: address.ip().to_canonical() };
-            (Caller::Agent { peer, address }, Some(agency), Some(expires_at))
+            (Caller::Agent { peer, key, address }, Some(agency), Some(expires_at))
         }
         PeerIdentity::Invited { key } => (Caller::Invited { key: *key.as_bytes(), address }, None, None),
         PeerIdentity::ExpiredAgent { agent, .. } => {

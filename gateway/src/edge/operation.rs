@@ -2,6 +2,7 @@
 //! do with its own agency's rights is for the gate and the registry to say.
 
 use crate::gate::Peer;
+use lingqu_certs::key::PublicKey;
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::wire::request::Ask;
 use std::net::SocketAddr;
@@ -13,6 +14,8 @@ pub enum Caller {
     Agent {
         /// Who.
         peer: Peer,
+        /// The key of its certificate, which it proved to hold.
+        key: PublicKey,
         /// Where its packets come from.
         address: SocketAddr,
     },
@@ -91,7 +94,7 @@ mod tests {
         let agent: AgentId = "91350100M000100Y43/a".parse().unwrap();
         let peer = Peer { agent: agent.clone(), address: address.ip() };
         let callers = [
-            Caller::Agent { peer, address },
+            Caller::Agent { peer, key: PublicKey::from_bytes([0; 32]), address },
             Caller::Invited { key: [0; 32], address },
             Caller::Expired { agent, address },
         ];

@@ -101,6 +101,10 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
                     writer: FrameWriter::new(send),
                     reader: FrameReader::new(recv),
                     router: Arc::clone(&router),
+                    signer: match caller.as_ref() {
+                        Caller::Agent { key, .. } => Some(*key),
+                        Caller::Invited { .. } | Caller::Expired { .. } => None,
+                    },
                 };
                 let place = Arc::clone(&requests).try_acquire_owned().ok();
                 let (services, caller) = (Arc::clone(&services), Arc::clone(&caller));

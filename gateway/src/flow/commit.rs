@@ -10,6 +10,7 @@ use super::{Flow, Opened};
 use crate::gate::{Peer, Permit, PullPermit, PushPermit};
 use crate::ledger::{Entry, receipt_leaf};
 use crate::state::{Change, Draft, Expect, Kind, NewLeaf, Record, StateError, Write};
+use lingqu_certs::key::{ED25519_ID, PublicKey};
 use lingqu_protocol::digest::{Algorithm, Digest};
 use lingqu_protocol::fileset::{FileEntry, set_root};
 use lingqu_protocol::host::Timestamp;
@@ -284,20 +285,28 @@ impl Flow {
         Ok(wire::Receipt { json: receipt.to_json().into() })
     }
 
-    /// Takes the agent's signature over its receipt, stores it beside the transfer and says that all is done.
+    /// Hands the receipt over, takes the agent's signature over it, stores that beside the transfer and says that all is
+    /// done.
     ///
     /// # Errors
-    /// The state's, or a transport that ended. The transfer is committed either way.
-    pub async fn take_cosignature<C: Channel>(
+    /// A signature that is not this agent's, the state's, or a transport that ended. The transfer is committed either way.
+    pub async fn conclude<C: Channel>(
         &self,
         peer: &Peer,
         transfer: TransferId,
+        receipt: wire::Receipt,
         wires: &mut Wires<C>,
     ) -> Result<(), FlowError> {
+        let signed = receipt.json.clone();
+        wires.reply(reply::Reply::Receipt(receipt)).await?;
         let step = tokio::time::timeout(CONTROL_WAIT, wires.reader.message::<Step>("the receipt's cosignature"))
             .await
             .map_err(|_| FlowError::TooSlow { what: "the receipt's cosignature" })??;
         if let Some(Step { step: Some(step::Step::Cosign(cosign)) }) = step {
+            let is_theirs = |key: &PublicKey| key.verify(&signed, &cosign.signature).is_ok();
+            if cosign.algorithm != ED25519_ID || !wires.signer.as_ref().is_some_and(is_theirs) {
+                return Err(FlowError::Integrity { what: "the receipt's cosignature is not this agent's".into() });
+            }
             let body = serde_json::json!({
                 "transfer": transfer,
                 "agent": peer.agent.to_string(),

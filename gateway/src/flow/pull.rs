@@ -58,8 +58,7 @@ pub async fn pull<C: Channel>(
     };
     match flow.open_transfer(peer, opening).await? {
         Opened::Committed(receipt) => {
-            wires.reply(reply::Reply::Receipt(receipt)).await?;
-            return flow.take_cosignature(peer, transfer, wires).await;
+            return flow.conclude(peer, transfer, receipt, wires).await;
         }
         Opened::Running => {}
     }
@@ -74,8 +73,7 @@ pub async fn pull<C: Channel>(
     meter.close().await?;
     let delivered = served?;
     let receipt = flow.commit_delivery(&permit, Committing::delivery(peer, transfer, &version, delivered)).await?;
-    wires.reply(reply::Reply::Receipt(receipt)).await?;
-    flow.take_cosignature(peer, transfer, wires).await
+    flow.conclude(peer, transfer, receipt, wires).await
 }
 
 /// Binds a transfer's id to what was asked, under which scope, of which version: another scope is another transfer.

@@ -60,8 +60,7 @@ pub async fn push_batch<C: Channel>(
     };
     match flow.open_transfer(peer, opening).await? {
         Opened::Committed(receipt) => {
-            wires.reply(reply::Reply::Receipt(receipt)).await?;
-            return flow.take_cosignature(peer, transfer, wires).await;
+            return flow.conclude(peer, transfer, receipt, wires).await;
         }
         Opened::Running => {}
     }
@@ -86,8 +85,7 @@ pub async fn push_batch<C: Channel>(
     };
     let follows = before.map(|b| b.number);
     let receipt = flow.commit_version(&permit, Committing::table(peer, transfer, delivered, digest, follows)).await?;
-    wires.reply(reply::Reply::Receipt(receipt)).await?;
-    flow.take_cosignature(peer, transfer, wires).await
+    flow.conclude(peer, transfer, receipt, wires).await
 }
 
 /// The version that rows are appended to; none is a version without rows.

@@ -58,8 +58,7 @@ pub async fn push_files<C: Channel>(
     match flow.open_transfer(peer, opening).await? {
         Opened::Committed(receipt) => {
             tracing::info!(parent: &span, "was committed before: the first receipt again");
-            wires.reply(reply::Reply::Receipt(receipt)).await?;
-            return flow.take_cosignature(peer, transfer, wires).await;
+            return flow.conclude(peer, transfer, receipt, wires).await;
         }
         Opened::Running => {}
     }
@@ -73,8 +72,7 @@ pub async fn push_files<C: Channel>(
     };
     permit.leash().check()?;
     let receipt = flow.commit_version(&permit, Committing::files(peer, transfer, files)).await?;
-    wires.reply(reply::Reply::Receipt(receipt)).await?;
-    flow.take_cosignature(peer, transfer, wires).await
+    flow.conclude(peer, transfer, receipt, wires).await
 }
 
 async fn read_names<C: Channel>(ask: &PushFiles, wires: &mut Wires<C>) -> Result<Vec<(FileName, u64)>, FlowError> {

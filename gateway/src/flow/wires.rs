@@ -5,6 +5,7 @@
 use super::error::FlowError;
 use crate::gate::Leash;
 use bytes::Bytes;
+use lingqu_certs::key::PublicKey;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::frame::Event;
 use lingqu_protocol::host::Entropy;
@@ -41,6 +42,8 @@ pub struct Wires<C: Channel> {
     pub reader: FrameReader<C::Recv>,
     /// Where the agent's data streams arrive.
     pub router: Arc<Router<C::Recv>>,
+    /// The key that the agent proved to hold in the handshake; its receipts are cosigned with it.
+    pub signer: Option<PublicKey>,
 }
 
 impl<C: Channel> Wires<C> {
