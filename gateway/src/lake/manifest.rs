@@ -2,7 +2,7 @@
 //! there every byte of the version is vouched for.
 //!
 //! An object is `LINGQUMF` ‖ format version (u16, little endian) ‖ kind (1 files, 2 table) ‖ algorithm of the digests
-//! (1 = BLAKE3) ‖ a protobuf message ([`super::manifest_rows`]) ‖ BLAKE3 over all before. The digest that the state names is
+//! (1 = BLAKE3) ‖ a protobuf message (`manifest_rows`) ‖ BLAKE3 over all before. The digest that the state names is
 //! BLAKE3 over all of it; the one inside tells whether a manifest that the state does not name yet is whole.
 
 use super::error::LakeError;

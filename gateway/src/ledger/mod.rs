@@ -1,4 +1,4 @@
-//! The audit ledger over the [`State`](crate::state::State): what is written in it, proofs for those who hold receipts,
+//! The audit ledger over the [`State`]: what is written in it, proofs for those who hold receipts,
 //! and the walk that finds what was changed behind its back.
 //!
 //! Leaves are written by the state's own transactions, together with what they are about. Here they are made
