@@ -107,6 +107,10 @@ async fn attempt<C: Channel>(
     // From here on a new connection goes on with this version and no later one.
     *version = ready.version;
     match ready.kind.as_str() {
+        "file" if work.out.as_os_str() == "-" => {
+            let (en, zh) = ("files have no one stream: name a file or a folder with --out", "文件不能写到标准输出");
+            Err(AgentError::Usage(Told::new("files_to_stdout", en, zh)))
+        }
         "file" => Ok(Got::Files(files.attempt(session.channel(), control, ready).await?)),
         "table" => Ok(Got::Rows(rows.attempt(session.channel(), control, ready).await?)),
         other => {

@@ -41,8 +41,35 @@ pub fn fault(error: &FlowError) -> Fault {
     Fault { text: short(&fault.text), text_zh: short(&fault.text_zh), ..fault }
 }
 
+/// How a request ended, as metrics and logs call it. A peer that went away is its own outcome: it is nobody's failure that
+/// an operator should get up for.
+pub fn outcome(error: &FlowError) -> &'static str {
+    if matches!(error, FlowError::Session(SessionError::Stream(_) | SessionError::Incomplete)) {
+        return "disconnected";
+    }
+    match code(error) {
+        CloseCode::Done => "done",
+        CloseCode::Denied => "denied",
+        CloseCode::Suspended => "suspended",
+        CloseCode::Expired => "expired",
+        CloseCode::OverLimit => "over_limit",
+        CloseCode::Integrity => "integrity",
+        CloseCode::BadData => "bad_data",
+        CloseCode::Protocol => "protocol",
+        CloseCode::Busy => "busy",
+        CloseCode::Draining => "draining",
+        CloseCode::Closed => "closed",
+        CloseCode::Internal => "internal",
+        CloseCode::Cancelled => "cancelled",
+    }
+}
+
 fn words(error: &FlowError) -> Fault {
-    let own = |word, zh, next, next_zh| told(code(error), word, &error.to_string(), zh, next, next_zh);
+    // The detail names row, column or file, which a reader of Chinese needs as well.
+    let own = |word, zh: &str, next, next_zh| {
+        let text = error.to_string();
+        told(code(error), word, &text, &format!("{zh}：{text}"), next, next_zh)
+    };
     match error {
         FlowError::Denied(denied) => denied.fault(),
         FlowError::Cut(cut) => cut_fault(cut),
@@ -122,6 +149,21 @@ fn short(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_that_went_away_is_not_our_failure() {
+        use lingqu_protocol::stream::StreamError;
+        for gone in [
+            SessionError::Stream(StreamError::Reset(CloseCode::Internal)),
+            SessionError::Stream(StreamError::Closed(CloseCode::Done)),
+            SessionError::Stream(StreamError::Lost("timed out".into())),
+            SessionError::Incomplete,
+        ] {
+            assert_eq!(outcome(&gone.into()), "disconnected");
+        }
+        assert_eq!(outcome(&FlowError::Machine("ours".into())), "internal");
+        assert_eq!(outcome(&FlowError::Denied(Denied::NoGrant)), "denied");
+    }
 
     #[test]
     fn our_own_failures_keep_their_inside() {

@@ -68,6 +68,18 @@ pub const fn moves_data(ask: &Ask) -> bool {
     matches!(ask, Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_))
 }
 
+/// The transfer of a request and what it is about, for logs; as the peer wrote them.
+pub fn subject(ask: &Ask) -> Option<(&str, &str)> {
+    match ask {
+        Ask::PushFiles(ask) => Some((&ask.transfer, &ask.entry)),
+        Ask::PushBatch(ask) => Some((&ask.transfer, &ask.entry)),
+        Ask::Pull(ask) => Some((&ask.transfer, &ask.target)),
+        Ask::Cancel(ask) => Some((&ask.transfer, "")),
+        Ask::Narrow(ask) => Some(("", &ask.grant)),
+        Ask::Join(_) | Ask::Renew(_) | Ask::Document(_) | Ask::Read(_) => None,
+    }
+}
+
 /// What a request is called in logs and metrics.
 pub const fn name(ask: &Ask) -> &'static str {
     match ask {

@@ -10,6 +10,7 @@ use crate::metrics;
 
 use crate::registry::{Certified, Page, Registry};
 use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::name::escape_for_log;
 use lingqu_protocol::predicate::Predicate;
 use lingqu_protocol::session::{FrameReader, FrameWriter, SessionError};
 use lingqu_protocol::stream::Channel;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tracing::Instrument;
+use tracing::field::Empty;
 
 /// A connection that says nothing is let go after this: hello is one round trip.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
@@ -108,7 +110,13 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
                 };
                 let place = Arc::clone(&requests).try_acquire_owned().ok();
                 let (services, caller) = (Arc::clone(&services), Arc::clone(&caller));
-                let span = tracing::info_span!("request", caller = %caller.name());
+                let span = tracing::info_span!(
+                    "request",
+                    caller = %caller.name(),
+                    operation = Empty,
+                    transfer = Empty,
+                    subject = Empty,
+                );
                 tokio::spawn(async move {
                     answer(&services, &caller, number, wires, place.is_some()).await;
                     drop(place);
@@ -189,11 +197,22 @@ async fn answer<C: Channel>(
         return refuse(&mut wires, error.into()).await;
     };
     let name = operation::name(&ask);
-    let _share = operation::moves_data(&ask).then(|| services.windows.take(connection, &wires.channel));
+    let is_transfer = operation::moves_data(&ask);
+    let span = tracing::Span::current();
+    span.record("operation", name);
+    if let Some((transfer, subject)) = operation::subject(&ask) {
+        span.record("transfer", escape_for_log(transfer)).record("subject", escape_for_log(subject));
+    }
+    let _share = is_transfer.then(|| services.windows.take(connection, &wires.channel));
     let outcome = if has_place { perform(services, caller, ask, &mut wires).await } else { Err(FlowError::Busy) };
-    metrics::request(name, outcome.as_ref().err().map(close::code));
+    metrics::request(name, outcome.as_ref().err().map_or("done", close::outcome));
     match outcome {
-        Ok(()) => wires.writer.finish(),
+        Ok(()) => {
+            if is_transfer {
+                tracing::info!("done");
+            }
+            wires.writer.finish();
+        }
         Err(error) => {
             if let Caller::Agent { peer, .. } = caller {
                 services.flow.note_refusal(peer, &error).await;
@@ -212,7 +231,13 @@ async fn answer<C: Channel>(
 
 async fn refuse<C: Channel>(wires: &mut Wires<C>, error: FlowError) {
     let fault = close::fault(&error);
-    tracing::info!(word = %fault.word, code = fault.code, %error, "refused");
+    let outcome = close::outcome(&error);
+    if outcome == "internal" {
+        // The one that an operator looks for: the peer was told nothing of its inside.
+        tracing::error!(word = %fault.word, %error, detail = ?error, "failed");
+    } else {
+        tracing::info!(outcome, word = %fault.word, error = %escape_for_log(&error.to_string()), "refused");
+    }
     let code = fault.close_code();
     let told = wires.reply(wire::reply::Reply::Fault(fault)).await;
     wires.reader.stop(code);

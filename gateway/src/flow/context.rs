@@ -173,7 +173,11 @@ impl Flow {
     pub async fn version(&self, entry: EntryId, number: u64) -> Result<VersionRow, FlowError> {
         let number = if number > 0 { number } else { self.latest(entry).await?.unwrap_or(0) };
         let record = self.state().get(Kind::Version, &version_id(entry, number)).await?;
-        read(&record.ok_or(FlowError::NotFound { what: "version: nothing was pushed to this entry yet" })?)
+        read(
+            &record.ok_or(FlowError::NotFound {
+                what: "version of this entry: nothing was pushed yet, or not as often",
+            })?,
+        )
     }
 
     /// The number of an entry's latest version.

@@ -54,10 +54,9 @@ pub async fn push_files<C: Channel>(
         mode: "full".to_owned(),
         content: content_digest(&names),
     };
-    let span = tracing::info_span!("push_files", transfer = %transfer, entry = %permit.entry().id);
     match flow.open_transfer(peer, opening).await? {
         Opened::Committed(receipt) => {
-            tracing::info!(parent: &span, "was committed before: the first receipt again");
+            tracing::info!("was committed before: the first receipt again");
             return flow.conclude(peer, transfer, receipt, wires).await;
         }
         Opened::Running => {}
