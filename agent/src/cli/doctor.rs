@@ -105,8 +105,8 @@ fn certificate_check(app: &App, profile: &Profile) -> Check {
             let told = told(format!("{days} days left, until {until}"), format!("剩余 {days} 天，至 {until}"));
             if now > validity.until || now < validity.from {
                 let next = told.next(
-                    "check this machine's clock; ask the operator to approve a renewal, then `lingqu renew`",
-                    "核对本机时钟；请运维人员批准后执行 `lingqu renew`",
+                    "check this machine's clock; ask the operator to invite this agent again, then `lingqu join` into a new profile",
+                    "核对本机时钟；请运维人员重新邀请后用新的 PROFILE 目录执行 `lingqu join`",
                 );
                 (Verdict::Bad, next)
             } else if days < CERTIFICATE_WARNING_DAYS && is_due(&validity, now) {
