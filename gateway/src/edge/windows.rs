@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// memory they make three quarters of the gateway's 128 MiB.
 const BUDGET_BYTES: u32 = 32 << 20;
 
-/// What one transfer can use: 200 MB/s over 100 ms.
-const SHARE_BYTES_MAX: u32 = 20 << 20;
+/// What one transfer can use: a gigabit a second over 100 ms. With the segments that are being put together it bounds what
+/// is sent again when a side dies.
+const SHARE_BYTES_MAX: u32 = 12 << 20;
 
 /// What every transfer gets: some datagrams, so that it goes on, however many there are.
 const SHARE_BYTES_MIN: u32 = 32 << 10;
