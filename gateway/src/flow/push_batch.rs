@@ -188,6 +188,7 @@ async fn read<R: RecvHalf>(
         rows.fetch_add(count, Ordering::Relaxed);
         metrics::received(bytes);
         metrics::received_rows(count);
+        leash.moved().add(bytes, count);
     }
     Ok(writer)
 }

@@ -174,6 +174,7 @@ impl Reception {
         self.flow.failpoint("push.after_segment");
         self.progress.durable_bytes.fetch_add(bytes, Ordering::Relaxed);
         crate::metrics::received(bytes);
+        self.leash.moved().add(bytes, 0);
         self.progress.durable.send_modify(|segments| *segments += 1);
         Ok(())
     }

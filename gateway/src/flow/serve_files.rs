@@ -224,7 +224,9 @@ async fn send_segments<C: Channel>(
                     return Ok::<(), FlowError>(());
                 };
                 source.send(segment, &leash, &mut lane).await?;
-                crate::metrics::sent(source.plan.segment_bytes(segment).unwrap_or(0));
+                let bytes = source.plan.segment_bytes(segment).unwrap_or(0);
+                crate::metrics::sent(bytes);
+                leash.moved().add(bytes, 0);
             }
         });
     }

@@ -75,6 +75,7 @@ pub async fn serve<C: Channel>(
             sending.frame(body, meter).await?;
             sending.delivered.rows += piece.num_rows() as u64;
             metrics::sent_rows(piece.num_rows() as u64);
+            permit.leash().moved().add(0, piece.num_rows() as u64);
         }
     }
     sending.lane.finish();
@@ -102,6 +103,7 @@ impl<S: SendHalf> Sending<S> {
         self.delivered.bytes += bytes as u64;
         self.delivered.sent_bytes += bytes as u64;
         metrics::sent(bytes as u64);
+        self.lane.leash().moved().add(bytes as u64, 0);
         Ok(())
     }
 }

@@ -210,6 +210,11 @@ impl<S: SendHalf> DataLane<S> {
         }
     }
 
+    /// The leash that it hangs on.
+    pub const fn leash(&self) -> &Leash {
+        &self.leash
+    }
+
     /// Says that nothing follows.
     pub fn finish(&mut self) {
         self.finished = true;

@@ -2,6 +2,7 @@
 //! waits for; it needs no lock of the flow's and no storage.
 
 use super::health::ClosedWhy;
+use super::moved::Moved;
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
@@ -82,9 +83,35 @@ struct Inner {
     ends_at: Option<Timestamp>,
     book: Weak<LeashBook>,
     number: u64,
+    moved: Moved,
 }
 
 impl Leash {
+    /// What has passed of the flow so far.
+    pub fn moved(&self) -> &Moved {
+        &self.0.moved
+    }
+
+    /// Its number, which no other flow of this process has.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// Whose flow it is.
+    pub fn agent(&self) -> &AgentId {
+        &self.0.tags.agent
+    }
+
+    /// Under which grant; a push has none.
+    pub fn grant(&self) -> Option<GrantId> {
+        self.0.tags.grant
+    }
+
+    /// Of which entry.
+    pub fn entry(&self) -> EntryId {
+        self.0.tags.entry
+    }
+
     /// Whether the flow may go on.
     ///
     /// # Errors
@@ -152,6 +179,7 @@ impl LeashBook {
             ends_at,
             book: Arc::downgrade(self),
             number,
+            moved: Moved::default(),
         });
         self.lock().insert(number, Arc::downgrade(&inner));
         Leash(inner)
@@ -167,6 +195,11 @@ impl LeashBook {
                 inner.pull(&Cut::expired(ends_at));
             }
         }
+    }
+
+    /// Every flow that runs and was not cut.
+    pub(super) fn running(&self) -> Vec<Leash> {
+        self.held().into_iter().map(Leash).filter(|leash| leash.check().is_ok()).collect()
     }
 
     pub(super) fn len(&self) -> usize {

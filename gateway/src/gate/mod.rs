@@ -8,6 +8,7 @@ pub mod decide;
 pub mod denied;
 pub mod health;
 pub mod leash;
+pub mod moved;
 pub mod permit;
 pub mod snapshot;
 pub mod volume;
@@ -77,6 +78,11 @@ impl Gate {
     /// Flows that run now.
     pub fn running(&self) -> usize {
         self.leashes.len()
+    }
+
+    /// Every flow that runs now and was not cut, for whoever watches.
+    pub fn flows(&self) -> Vec<Leash> {
+        self.leashes.running()
     }
 
     /// Says that policy, ledger and clock were found in order at `now`: permits are given until `for_at_most` later.
