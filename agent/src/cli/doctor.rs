@@ -104,9 +104,13 @@ fn certificate_check(app: &App, profile: &Profile) -> Check {
             let (days, until) = (look::days_left(validity.until, now), validity.until);
             let told = told(format!("{days} days left, until {until}"), format!("剩余 {days} 天，至 {until}"));
             if now > validity.until || now < validity.from {
+                let agent = &profile.settings().agent;
                 let next = told.next(
-                    "check this machine's clock; ask the operator to invite this agent again, then `lingqu join` into a new profile",
-                    "核对本机时钟；请运维人员重新邀请后用新的 PROFILE 目录执行 `lingqu join`",
+                    format!(
+                        "check this machine's clock; ask the operator for `lingqu-gateway renewal approve {agent}`, then \
+                         run `lingqu renew`"
+                    ),
+                    format!("核对本机时钟；请网关管理员执行 lingqu-gateway renewal approve {agent}，随后执行 lingqu renew"),
                 );
                 (Verdict::Bad, next)
             } else if days < CERTIFICATE_WARNING_DAYS && is_due(&validity, now) {

@@ -141,6 +141,9 @@ fn no_address(address: &str) -> AgentError {
     StreamError::Lost(format!("{address} has no address")).into()
 }
 
+/// The word of a gateway that does not let an expired certificate in.
+pub(super) const CERTIFICATE_EXPIRED: &str = "certificate_expired";
+
 /// QUIC's error codes of the TLS layer: this plus the alert's number (RFC 9001, 4.8).
 const CRYPTO_ERROR: u64 = 0x100;
 
@@ -201,7 +204,7 @@ fn not_let_in(alert: u8) -> AgentError {
         ),
         45 => fault(
             CloseCode::Expired,
-            "certificate_expired",
+            CERTIFICATE_EXPIRED,
             ("the gateway says that this agent's certificate has expired", "网关提示本代理证书已过期"),
             (
                 "ask the gateway's operator to approve a renewal, then run `lingqu renew`; check this machine's clock",

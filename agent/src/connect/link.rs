@@ -1,5 +1,6 @@
 //! The way from a profile to a session: dial, greet, and check that this is the gateway that the profile pins.
 
+use super::dial::CERTIFICATE_EXPIRED;
 use super::{Backoff, Checkpoints, Dialer, Greeting, Pins, Session, renewal, with_retries};
 use crate::error::{AgentError, Told};
 use crate::machine::Machine;
@@ -47,23 +48,38 @@ impl Link {
     }
 
     /// One try, to the end: dial, greet, check that this is the gateway that the profile pins and that its ledger only
-    /// grew. A certificate that is due is renewed on the way.
+    /// grew. A certificate that is due is renewed on the way; one that has expired too, where the operator approved it.
     ///
     /// # Errors
     /// What is in the way; [`AgentError::Integrity`] where this is not the gateway that the profile knows.
     pub async fn dial(&self) -> Result<Session<QuicChannel>, AgentError> {
+        let session = self.meet().await?;
+        if !self.renews {
+            return Ok(session);
+        }
+        if !self.has_expired() {
+            renewal::where_due(self, &session).await;
+            return Ok(session);
+        }
+        // Such a connection may renew and do nothing else.
+        let renewed = renewal::renew(self, &session).await;
+        session.close();
+        renewed?;
+        tracing::info!("the expired certificate was renewed, as the operator approved");
+        self.meet().await
+    }
+
+    /// Dials, greets and checks.
+    async fn meet(&self) -> Result<Session<QuicChannel>, AgentError> {
         let checkpoints = Checkpoints::new(self.profile.checkpoints_dir());
         let kept = checkpoints.latest()?;
-        let session = self.dialer.dial(kept.clone()).await?;
+        let session = self.dialer.dial(kept.clone()).await.map_err(|error| self.with_approval(error))?;
         let pins = Pins { root: self.profile.settings().root, ca: Digest::sha256(self.profile.ca()) };
         let greeting = session.greeting();
         let checked = self.check(greeting).and_then(|()| checkpoints.follow(&kept, greeting, &pins));
         if let Err(error) = checked {
             session.close();
             return Err(error);
-        }
-        if self.renews {
-            renewal::where_due(self, &session).await;
         }
         Ok(session)
     }
@@ -79,6 +95,29 @@ impl Link {
     /// Lets the gateway hear the goodbye.
     pub async fn goodbye(&self) {
         self.dialer.goodbye().await;
+    }
+
+    fn has_expired(&self) -> bool {
+        let now = self.machine.clock.wall();
+        self.profile.validity().is_ok_and(|validity| now > validity.until)
+    }
+
+    /// What a certificate that has expired needs, with the command that the operator types.
+    fn with_approval(&self, error: AgentError) -> AgentError {
+        let agent = &self.profile.settings().agent;
+        match error {
+            AgentError::Refused(mut fault) if fault.word == CERTIFICATE_EXPIRED => {
+                fault.next = format!(
+                    "ask the gateway's operator for `lingqu-gateway renewal approve {agent}`, then run `lingqu renew`; if \
+                     the certificate should be good, check this machine's clock and the gateway's"
+                );
+                fault.next_zh = format!(
+                    "请网关管理员执行 lingqu-gateway renewal approve {agent}，随后执行 lingqu renew；如证书应当有效，请核对双方时钟"
+                );
+                AgentError::Refused(fault)
+            }
+            other => other,
+        }
     }
 
     fn check(&self, greeting: &Greeting) -> Result<(), AgentError> {

@@ -13,7 +13,6 @@ use lingqu_certs::tls::client::{Trust, client_config};
 use lingqu_certs::tls::peer::{Exceptions, PeerPolicy};
 use lingqu_certs::tls::server::{ServerIdentity, server_config};
 use lingqu_protocol::agency::AgentId;
-use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::GatewayId;
 use lingqu_protocol::wire::Certificate;
 use std::sync::Arc;
@@ -28,8 +27,8 @@ impl Exceptions for Invitations {
         self.0.load(Ordering::SeqCst)
     }
 
-    fn may_renew_expired(&self, _: &AgentId, _: &Digest) -> bool {
-        false
+    fn may_renew_expired(&self, _: &AgentId, _: &PublicKey) -> bool {
+        self.0.load(Ordering::SeqCst)
     }
 }
 
@@ -161,6 +160,27 @@ async fn an_expired_certificate_is_told_as_such() {
     let now = gateway.world.machine.clock.wall();
     let error = dial_with(&gateway, Validity { from: now.plus_ms(-10_000), until: now.plus_ms(-5_000) }).await;
     assert_eq!((error.exit_code(), error.told().word.as_str()), (4, "certificate_expired"), "{error}");
+}
+
+#[tokio::test]
+async fn an_expired_certificate_is_renewed_where_that_is_approved_and_the_gateway_met_again() {
+    let gateway = Gateway::start(HONEST);
+    let world = &gateway.world;
+    let profile = world.profile();
+    let now = world.machine.clock.wall();
+    let past = Validity { from: now.plus_ms(-10_000), until: now.plus_ms(-5_000) };
+    let expired = world.chain(&profile.signing_request().unwrap(), past);
+    let file = world.profile_dir().join(lingqu_certs::profile::CERTIFICATE_FILE);
+    std::fs::write(&file, lingqu_certs::chain::to_pem(&expired)).unwrap();
+    let told = gateway.link().dial().await.unwrap_err().told();
+    assert_eq!(told.word, "certificate_expired");
+    let command = format!("lingqu-gateway renewal approve {}", world.agent());
+    assert!(told.next.en.contains(&command) && told.next.zh.contains(&command), "{told:?}");
+
+    gateway.invitations.0.store(true, Ordering::SeqCst);
+    let session = gateway.link().dial().await.unwrap();
+    assert_eq!(session.greeting().gateway, GATEWAY);
+    assert!(profile.validity().unwrap().until > now, "renewed, and dialled again");
 }
 
 #[tokio::test]

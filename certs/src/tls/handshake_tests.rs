@@ -122,7 +122,7 @@ impl Exceptions for Invited {
         *key == self.key && self.open.load(Ordering::SeqCst)
     }
 
-    fn may_renew_expired(&self, _: &AgentId, _: &Digest) -> bool {
+    fn may_renew_expired(&self, _: &AgentId, _: &PublicKey) -> bool {
         false
     }
 }
@@ -150,22 +150,22 @@ async fn an_open_invitations_key_is_let_in_as_invited_and_no_other() {
     refused(&gateway, tls(&joiner, own()), UNKNOWN_CA).await;
 }
 
-struct Approved(AgentId);
+struct Approved(AgentId, PublicKey);
 
 impl Exceptions for Approved {
     fn is_invited(&self, _: &PublicKey) -> bool {
         false
     }
 
-    fn may_renew_expired(&self, agent: &AgentId, _: &Digest) -> bool {
-        *agent == self.0
+    fn may_renew_expired(&self, agent: &AgentId, key: &PublicKey) -> bool {
+        *agent == self.0 && *key == self.1
     }
 }
 
 #[tokio::test]
 async fn an_expired_agent_is_let_in_under_an_approval_as_expired_and_no_other() {
     let past = Validity { from: NOW.plus_ms(-2 * DAY_MS), until: NOW.plus_ms(-1000) };
-    let gateway = Gateway::new(Approved(AGENT.parse().unwrap()));
+    let gateway = Gateway::new(Approved(AGENT.parse().unwrap(), key(2).public()));
     let chain = agent_chain(&gateway.ca, &key(2), past);
     let fingerprint = Digest::sha256(&chain[0]);
     let met = gateway.meet(gateway.client(chain, &key(2))).await;
@@ -175,9 +175,11 @@ async fn an_expired_agent_is_let_in_under_an_approval_as_expired_and_no_other() 
     let dir = tempfile::tempdir().unwrap();
     let stranger = agent_chain(&new_ca(dir.path(), DOMAIN), &key(2), past);
     refused(&gateway, gateway.client(stranger, &key(2)), UNKNOWN_CA).await;
-    let strict = Gateway::new(Approved("91350100M000100Y43/other".parse().unwrap()));
+    let strict = Gateway::new(Approved("91350100M000100Y43/other".parse().unwrap(), key(2).public()));
     let chain = agent_chain(&strict.ca, &key(2), past);
     refused(&strict, strict.client(chain, &key(2)), CERTIFICATE_EXPIRED).await;
+    let other_key = agent_chain(&gateway.ca, &key(3), past);
+    refused(&gateway, gateway.client(other_key, &key(3)), CERTIFICATE_EXPIRED).await;
 }
 
 #[tokio::test]

@@ -23,8 +23,8 @@ const CHAIN_MAX: usize = 3;
 pub trait Exceptions: Send + Sync + 'static {
     /// Whether an invitation for this key is open now: for `join` alone.
     fn is_invited(&self, key: &PublicKey) -> bool;
-    /// Whether an operator approved that this agent renews with its expired certificate: for `renew` alone.
-    fn may_renew_expired(&self, agent: &AgentId, fingerprint: &Digest) -> bool;
+    /// Whether an operator approved that this agent renews with an expired certificate on this key: for `renew` alone.
+    fn may_renew_expired(&self, agent: &AgentId, key: &PublicKey) -> bool;
 }
 
 /// Nobody.
@@ -36,7 +36,7 @@ impl Exceptions for NoExceptions {
         false
     }
 
-    fn may_renew_expired(&self, _: &AgentId, _: &Digest) -> bool {
+    fn may_renew_expired(&self, _: &AgentId, _: &PublicKey) -> bool {
         false
     }
 }
@@ -153,17 +153,16 @@ impl PeerPolicy {
             }
             Err(refused) => refused,
         };
-        if let Some(key) = chain::public_key(leaf).map(PublicKey::from_bytes)
-            && self.exceptions.is_invited(&key)
-        {
+        let Some(key) = chain::public_key(leaf).map(PublicKey::from_bytes) else { return Err(refused) };
+        if self.exceptions.is_invited(&key) {
             return Ok(PeerIdentity::Invited { key });
         }
         if refused == PeerRefused::Expired {
             let (agent, expired_at) = self.name_of(leaf)?;
             // All but the time must be right: it is judged as of its last moment.
             self.verify_at(leaf, others, expired_at)?;
-            let fingerprint = Digest::sha256(leaf);
-            if self.exceptions.may_renew_expired(&agent, &fingerprint) {
+            if self.exceptions.may_renew_expired(&agent, &key) {
+                let fingerprint = Digest::sha256(leaf);
                 return Ok(PeerIdentity::ExpiredAgent { agent, fingerprint, expired_at });
             }
         }

@@ -45,6 +45,28 @@ pub enum Command {
         /// How long the invitation is open.
         ttl_ms: i64,
     },
+    /// A page of agents.
+    AgentList {
+        /// Where the last page ended.
+        after: String,
+    },
+    /// Approves that an agent renews with its expired certificate, once.
+    RenewalApprove {
+        /// `CODE/NAME`.
+        agent: String,
+        /// How long the approval is open.
+        ttl_ms: i64,
+    },
+    /// A page of approvals.
+    RenewalList {
+        /// Where the last page ended.
+        after: String,
+    },
+    /// Withdraws an approval.
+    RenewalWithdraw {
+        /// `CODE/NAME`.
+        agent: String,
+    },
     /// A certificate for a joiner who cannot reach the gateway: the text of its request's file.
     Join {
         /// The file's text.
@@ -91,6 +113,16 @@ pub async fn execute(registry: &Registry, state: &dyn State, command: Command) -
             let name = agent.parse().map_err(|e| usage(&e))?;
             registry.invite(&AgentId { agency, name }, ttl_ms).await?
         }
+        Command::AgentList { after } => {
+            let (agents, next) = registry.agents(&after).await?;
+            json!({ "agents": agents, "next": next })
+        }
+        Command::RenewalApprove { agent, ttl_ms } => registry.approve_renewal(&agent_id(&agent)?, ttl_ms).await?,
+        Command::RenewalList { after } => {
+            let (renewals, next) = registry.list_renewals(&after).await?;
+            json!({ "renewals": renewals, "next": next })
+        }
+        Command::RenewalWithdraw { agent } => registry.withdraw_renewal(&agent_id(&agent)?).await?,
         Command::Join { request } => join(registry, &request).await?,
         Command::Stop { selector, reason } => registry.stop(&select(&selector)?, &reason).await?,
         Command::Resume { selector, reason } => registry.resume(&select(&selector)?, &reason).await?,
@@ -161,6 +193,11 @@ fn note_key(registry: &Registry) -> Result<NoteKey, Failure> {
 
 fn parse(envelope: &str) -> Result<Envelope, RegistryError> {
     Envelope::from_json(envelope.as_bytes()).map_err(|e| Refusal::Document(e.to_string()).into())
+}
+
+fn agent_id(text: &str) -> Result<AgentId, Failure> {
+    let next = "write it CODE/NAME, as `lingqu-gateway agent list` does";
+    text.parse().map_err(|e| Failure::usage(format!("{text:?}: {e}"), next))
 }
 
 fn select(text: &str) -> Result<Selector, Failure> {

@@ -18,7 +18,7 @@ use crate::lake::local::LocalStore;
 use crate::lake::store::Lake;
 use crate::ledger::Ledger;
 use crate::metrics;
-use crate::registry::{OpenInvitations, Registry, RegistryError};
+use crate::registry::{OpenInvitations, OpenRenewals, Registry, RegistryError};
 use crate::state::{Filter, Kind, SqliteState, State, StateError};
 use lingqu_certs::key::PublicKey;
 use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
@@ -176,7 +176,8 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
     let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));
 
-    let exceptions = Invited { invitations: registry.invitations(), clock: Arc::clone(&clock) };
+    let exceptions =
+        Excepted { invitations: registry.invitations(), renewals: registry.renewals(), clock: Arc::clone(&clock) };
     let policy = Arc::new(PeerPolicy::new(&ca, &domain, Arc::new(exceptions))?);
     let tls = server_config(Arc::clone(&policy), Arc::clone(&identity), Arc::clone(&clock))?;
     let listen = options.listen.unwrap_or(folder.config.listen);
@@ -321,18 +322,18 @@ fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
 }
 
 /// Whom the handshake lets in beside agents.
-struct Invited {
+struct Excepted {
     invitations: Arc<OpenInvitations>,
+    renewals: Arc<OpenRenewals>,
     clock: Arc<dyn Clock>,
 }
 
-impl Exceptions for Invited {
+impl Exceptions for Excepted {
     fn is_invited(&self, key: &PublicKey) -> bool {
         self.invitations.is_open(key.as_bytes(), self.clock.wall())
     }
 
-    fn may_renew_expired(&self, _: &AgentId, _: &Digest) -> bool {
-        // No operator's command approves one yet: an agent that was off too long is invited again.
-        false
+    fn may_renew_expired(&self, agent: &AgentId, key: &PublicKey) -> bool {
+        self.renewals.is_open(agent, key, self.clock.wall())
     }
 }

@@ -18,6 +18,9 @@ use std::str::FromStr;
   lingqu-gateway --dir gw invite 91350100M000100Y43 --agent main
   lingqu-gateway --dir gw serve
 
+A machine was off for too long 证书过期:
+  lingqu-gateway --dir gw renewal approve 91350100M000100Y43/main
+
 Something is wrong 出现问题:
   lingqu-gateway --dir gw stop --agency 91350100M000100Y43 --reason 异常调用
   lingqu-gateway --dir gw check
@@ -74,7 +77,8 @@ what runs may end within a minute; what does not is parked and resumes later.
     /// Invite an agent of an agency; prints the invitation 邀请代理
     #[command(
         after_help = "The invitation is one line and a secret. Its agent joins with `lingqu join INVITATION`, once.
-An agent that lost its key, or was off for longer than its certificate lives, is invited again under the same name.
+An agent that lost its key is invited again under the same name; one that was off for longer than its certificate
+lives keeps its profile: see `renewal approve`.
 
   lingqu-gateway --dir gw invite 91350100M000100Y43 --agent main --ttl 24h"
     )]
@@ -88,6 +92,12 @@ An agent that lost its key, or was off for longer than its certificate lives, is
         #[arg(long, value_name = "T", default_value = "24h")]
         ttl: Ttl,
     },
+    /// Agents that joined 代理
+    #[command(subcommand)]
+    Agent(Agent),
+    /// Let an agent renew with its expired certificate, once 批准过期证书续期
+    #[command(subcommand)]
+    Renewal(Renewal),
     /// A certificate for an agent that cannot reach the gateway, by files 离线签发
     #[command(after_help = "On the agent's machine: lingqu join INVITATION --request request.json
 Here:                   lingqu-gateway --dir gw join request.json --out answer.json
@@ -161,6 +171,40 @@ false. An agency stands after its parent. A line that was taken may be taken aga
     },
     /// List the agencies
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Agent {
+    /// List the agents, with the end of each one's certificate
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Renewal {
+    /// Approve it for one agent
+    #[command(
+        after_help = "For a machine that was off for longer than its certificate lives. Its agent then runs `lingqu renew` with the
+profile that it has. Such a connection may renew and do nothing else, once, with the key that was certified last. Make sure
+that the machine was in good hands meanwhile; where its key may have been copied, `stop --agent` it and invite anew.
+
+  lingqu-gateway --dir gw renewal approve 91350100M000100Y43/main --ttl 24h"
+    )]
+    Approve {
+        /// The agent
+        #[arg(value_name = "CODE/NAME")]
+        agent: String,
+        /// How long it is open: 90m, 24h, 7d; at most 7d
+        #[arg(long, value_name = "T", default_value = "24h")]
+        ttl: Ttl,
+    },
+    /// List each agent's latest approval: open, used, withdrawn or expired
+    List,
+    /// Withdraw an approval that is open
+    Withdraw {
+        /// The agent
+        #[arg(value_name = "CODE/NAME")]
+        agent: String,
+    },
 }
 
 #[derive(Debug, Args)]

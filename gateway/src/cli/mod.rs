@@ -9,7 +9,7 @@ pub use args::Cli;
 use crate::admin::{self, Command, Failure};
 use crate::app::{self, ServeOptions};
 use crate::folder;
-use args::{Act, Agency, Initial, Ledger, Officer, Selection};
+use args::{Act, Agency, Agent, Initial, Ledger, Officer, Renewal, Selection};
 use lingqu_certs::joining::JOIN_FILE_BYTES_MAX;
 use lingqu_certs::os::{self, OsEntropy, SystemClock};
 use output::Output;
@@ -45,7 +45,14 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
             output.say(&added, |v| format!("added {} {}\n已登记部门", text(v, "id"), text(v, "name")))
         }
         Act::Agency(Agency::Import { file, root }) => import(dir, file, root, output).await,
-        Act::Agency(Agency::List) => list(dir, output).await,
+        Act::Agency(Agency::List) => {
+            let all = list(dir, "agencies", |after| Command::AgencyList { after }).await?;
+            output.say(&all, output::agencies)
+        }
+        Act::Agent(Agent::List) => {
+            let all = list(dir, "agents", |after| Command::AgentList { after }).await?;
+            output.say(&all, output::agents)
+        }
         Act::Officer(Officer::Add { request, root, out }) => {
             if out.exists() {
                 let text = format!("{} is there already", out.display());
@@ -69,6 +76,22 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
                 text(&made, "expires_at")
             ));
             Ok(())
+        }
+        Act::Renewal(Renewal::Approve { agent, ttl }) => {
+            let command = Command::RenewalApprove { agent: agent.clone(), ttl_ms: ttl.0 };
+            let approved = admin::run(dir, command).await?;
+            output.say(&approved, |v| {
+                let (id, until) = (text(v, "id"), text(v, "expires_at"));
+                format!("{id} may renew once until {until}: `lingqu renew` there\n已批准续期一次，请在该机器上执行 lingqu renew")
+            })
+        }
+        Act::Renewal(Renewal::List) => {
+            let all = list(dir, "renewals", |after| Command::RenewalList { after }).await?;
+            output.say(&all, output::renewals)
+        }
+        Act::Renewal(Renewal::Withdraw { agent }) => {
+            let done = admin::run(dir, Command::RenewalWithdraw { agent: agent.clone() }).await?;
+            output.say(&done, |v| format!("withdrawn for {}\n已撤回续期批准", text(v, "id")))
         }
         Act::Join { request, out } => {
             let request = read(request, JOIN_FILE_BYTES_MAX as u64)?;
@@ -140,20 +163,21 @@ async fn import(dir: &Path, file: &Path, root: &Path, output: &Output) -> Result
     output.say(&Value::Array(added), |v| format!("added {} agencies\n已登记部门", v.as_array().map_or(0, Vec::len)))
 }
 
-async fn list(dir: &Path, output: &Output) -> Result<(), Failure> {
+/// Every page of a list, whose records stand in `field`.
+async fn list(dir: &Path, field: &str, page: impl Fn(String) -> Command) -> Result<Value, Failure> {
     let mut all = Vec::new();
     let mut after = String::new();
     loop {
-        let mut page = admin::run(dir, Command::AgencyList { after }).await?;
-        if let Some(Value::Array(agencies)) = page.get_mut("agencies").map(Value::take) {
-            all.extend(agencies);
+        let mut page = admin::run(dir, page(after)).await?;
+        if let Some(Value::Array(records)) = page.get_mut(field).map(Value::take) {
+            all.extend(records);
         }
         after = text(&page, "next");
         if after.is_empty() {
             break;
         }
     }
-    output.say(&Value::Array(all), output::agencies)
+    Ok(Value::Array(all))
 }
 
 fn selected(selection: &Selection) -> (String, String) {

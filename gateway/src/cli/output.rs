@@ -60,6 +60,33 @@ pub(super) fn agencies(value: &Value) -> String {
     if lines.is_empty() { "no agencies yet 尚无部门: lingqu-gateway agency add --help".into() } else { lines }
 }
 
+/// Agents, a line each.
+pub(super) fn agents(value: &Value) -> String {
+    let mut lines = String::new();
+    for agent in value.as_array().into_iter().flatten() {
+        let until = text(agent, "certificate_until");
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            lines,
+            "{:<40} {:<8} certificate until 证书有效期至 {until}",
+            text(agent, "id"),
+            text(agent, "status")
+        );
+    }
+    if lines.is_empty() { "no agents yet 尚无代理: lingqu-gateway invite --help".into() } else { lines }
+}
+
+/// Approvals of renewal, a line each.
+pub(super) fn renewals(value: &Value) -> String {
+    let mut lines = String::new();
+    for renewal in value.as_array().into_iter().flatten() {
+        let (id, status, until) = (text(renewal, "id"), text(renewal, "status"), text(renewal, "expires_at"));
+        // Writing to a String does not fail.
+        let _ = writeln!(lines, "{id:<40} {status:<9} until 至 {until}");
+    }
+    if lines.is_empty() { "no renewal was approved 尚无续期批准".into() } else { lines }
+}
+
 /// What a check found.
 pub(super) fn check(value: &Value) -> String {
     let mut lines = format!(

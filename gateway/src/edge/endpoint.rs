@@ -39,6 +39,10 @@ const PER_ADDRESS_MAX: usize = 256;
 /// Connections of one agency: some for each of its agents, and never so many that others find no place.
 const PER_AGENCY_MAX: usize = 256;
 
+/// How long the connection of an agent with an expired certificate may last: it renews, which is one request, and dials
+/// again with what it got.
+const EXPIRED_MS_MAX: i64 = 60_000;
+
 /// Streams that an agent may have open: its hello, its requests, and one more than it may ask at a time so that it hears
 /// "busy".
 const REQUEST_STREAMS_MAX: u32 = 66;
@@ -139,7 +143,7 @@ async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
             return channel.close(CloseCode::Denied);
         }
     };
-    let (caller, agency, until) = caller(identity, key, address);
+    let (caller, agency, until) = caller(identity, key, address, door.clock.wall());
     let _place = match agency.map(|agency| take(&counts.agencies, agency, PER_AGENCY_MAX)) {
         Some(None) => {
             metrics::refused_handshake("too_many_connections");
@@ -148,7 +152,7 @@ async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
         place => place,
     };
     let name = caller.name();
-    if let Caller::Agent { peer, .. } = &caller
+    if let Some(peer) = caller.peer()
         && let Err(denied) = door.services.gate.admit(peer)
     {
         tracing::info!(caller = %name, word = denied.word(), "refused at the door");
@@ -173,6 +177,7 @@ fn caller(
     identity: PeerIdentity,
     key: PublicKey,
     address: std::net::SocketAddr,
+    now: Timestamp,
 ) -> (Caller, Option<CreditCode>, Option<Timestamp>) {
     match identity {
         PeerIdentity::Agent { agent, expires_at, .. } => {
@@ -183,7 +188,8 @@ fn caller(
         PeerIdentity::Invited { key } => (Caller::Invited { key: *key.as_bytes(), address }, None, None),
         PeerIdentity::ExpiredAgent { agent, .. } => {
             let agency = agent.agency;
-            (Caller::Expired { agent, address }, Some(agency), None)
+            let peer = Peer { agent, address: address.ip().to_canonical() };
+            (Caller::Expired { peer, key, address }, Some(agency), Some(now.plus_ms(EXPIRED_MS_MAX)))
         }
     }
 }

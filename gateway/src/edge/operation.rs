@@ -3,7 +3,6 @@
 
 use crate::gate::Peer;
 use lingqu_certs::key::PublicKey;
-use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::wire::request::Ask;
 use std::net::SocketAddr;
 
@@ -29,7 +28,9 @@ pub enum Caller {
     /// An agent whose certificate expired and who has an open approval to renew it.
     Expired {
         /// Who.
-        agent: AgentId,
+        peer: Peer,
+        /// The key of its certificate, which it proved to hold.
+        key: PublicKey,
         /// Where its packets come from.
         address: SocketAddr,
     },
@@ -41,7 +42,7 @@ impl Caller {
         match self {
             Self::Agent { peer, .. } => peer.agent.to_string(),
             Self::Invited { .. } => "invited".to_owned(),
-            Self::Expired { agent, .. } => format!("{agent} (expired)"),
+            Self::Expired { peer, .. } => format!("{} (expired)", peer.agent),
         }
     }
 
@@ -49,6 +50,14 @@ impl Caller {
     pub const fn address(&self) -> SocketAddr {
         match self {
             Self::Agent { address, .. } | Self::Invited { address, .. } | Self::Expired { address, .. } => *address,
+        }
+    }
+
+    /// The agent that it is, whatever its certificate is good for.
+    pub const fn peer(&self) -> Option<&Peer> {
+        match self {
+            Self::Agent { peer, .. } | Self::Expired { peer, .. } => Some(peer),
+            Self::Invited { .. } => None,
         }
     }
 
@@ -103,12 +112,12 @@ mod tests {
     #[test]
     fn every_request_has_its_callers() {
         let address: SocketAddr = "127.0.0.1:1".parse().unwrap();
-        let agent: AgentId = "91350100M000100Y43/a".parse().unwrap();
-        let peer = Peer { agent: agent.clone(), address: address.ip() };
+        let peer = Peer { agent: "91350100M000100Y43/a".parse().unwrap(), address: address.ip() };
+        let key = PublicKey::from_bytes([0; 32]);
         let callers = [
-            Caller::Agent { peer, key: PublicKey::from_bytes([0; 32]), address },
+            Caller::Agent { peer: peer.clone(), key, address },
             Caller::Invited { key: [0; 32], address },
-            Caller::Expired { agent, address },
+            Caller::Expired { peer, key, address },
         ];
         let table: [(Ask, [bool; 3]); 9] = [
             (Ask::Join(Default::default()), [false, true, false]),

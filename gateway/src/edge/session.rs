@@ -214,11 +214,11 @@ async fn answer<C: Channel>(
             wires.writer.finish();
         }
         Err(error) => {
-            if let Caller::Agent { peer, .. } = caller {
+            if let Some(peer) = caller.peer() {
                 services.flow.note_refusal(peer, &error).await;
             }
             refuse(&mut wires, error).await;
-            if let Caller::Agent { peer, .. } = caller
+            if let Some(peer) = caller.peer()
                 && let Err(denied) = services.gate.admit(peer)
             {
                 // It was blocked or stopped while it was connected: it hears why, and then it is gone.
@@ -254,7 +254,7 @@ async fn perform<C: Channel>(
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
     if !caller.may(&ask) {
-        return Err(FlowError::Denied(Denied::UnknownAgent));
+        return Err(FlowError::Denied(not_for(caller)));
     }
     let registry = &services.registry;
     match (caller, ask) {
@@ -262,8 +262,9 @@ async fn perform<C: Channel>(
             let certificate = registry.join(key, &join.csr_der).await?;
             wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
         }
-        (Caller::Expired { agent, .. }, Ask::Renew(renew)) => {
-            let certificate = registry.renew(agent, &renew.csr_der).await?;
+        (Caller::Expired { peer, key, .. }, Ask::Renew(renew)) => {
+            services.gate.admit(peer)?;
+            let certificate = registry.renew_expired(&peer.agent, key, &renew.csr_der).await?;
             wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
         }
         (Caller::Agent { peer, .. }, ask) => {
@@ -271,7 +272,15 @@ async fn perform<C: Channel>(
             perform_for_agent(services, peer, ask, wires).await
         }
         // `may` lets nothing else through.
-        (Caller::Invited { .. } | Caller::Expired { .. }, _) => Err(FlowError::Denied(Denied::UnknownAgent)),
+        (Caller::Invited { .. } | Caller::Expired { .. }, _) => Err(FlowError::Denied(not_for(caller))),
+    }
+}
+
+/// Why a kind of caller may not ask what it asked at all.
+const fn not_for(caller: &Caller) -> Denied {
+    match caller {
+        Caller::Expired { .. } => Denied::CertificateExpired,
+        Caller::Agent { .. } | Caller::Invited { .. } => Denied::UnknownAgent,
     }
 }
 

@@ -14,6 +14,8 @@ use std::net::IpAddr;
 pub enum Denied {
     /// No such agent joined, or its agency is not known.
     UnknownAgent,
+    /// The agent's certificate has expired: under an approval it renews, and does nothing else.
+    CertificateExpired,
     /// The agent was blocked.
     Blocked {
         /// Why.
@@ -140,7 +142,7 @@ impl Denied {
             Self::Blocked { .. } | Self::Stopped { .. } | Self::Suspended { .. } | Self::Terminated { .. } => {
                 CloseCode::Suspended
             }
-            Self::PeriodEnded { .. } => CloseCode::Expired,
+            Self::PeriodEnded { .. } | Self::CertificateExpired => CloseCode::Expired,
             Self::Volume { .. } => CloseCode::OverLimit,
             Self::Closed(ClosedWhy::Draining) => CloseCode::Draining,
             Self::Closed(_) => CloseCode::Closed,
@@ -152,6 +154,7 @@ impl Denied {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::UnknownAgent => "unknown_agent",
+            Self::CertificateExpired => "certificate_expired",
             Self::Blocked { .. } => "agent_blocked",
             Self::Stopped { .. } => "stopped",
             Self::EntryNotFound => "entry_not_found",
@@ -198,6 +201,10 @@ impl Denied {
     fn text(&self) -> (String, String) {
         match self {
             Self::UnknownAgent => ("this agent is not known here".into(), "本网关不认识该代理".into()),
+            Self::CertificateExpired => (
+                "this agent's certificate has expired: it may renew it now, and nothing else".into(),
+                "该代理的证书已过期：目前只能办理续期".into(),
+            ),
             Self::Blocked { reason } => {
                 (format!("this agent is blocked: {reason}"), format!("该代理已被阻断：{reason}"))
             }
@@ -285,6 +292,7 @@ impl Denied {
                 "ask the operator for an invitation, then: lingqu join INVITATION",
                 "请向系统管理员索取邀请后执行 lingqu join",
             ),
+            Self::CertificateExpired => ("renew first: lingqu renew", "请先执行 lingqu renew 续期"),
             Self::Blocked { .. } | Self::Stopped { .. } => ("ask the gateway's operator", "请联系网关系统管理员"),
             Self::EntryNotFound => ("see: lingqu catalogue list", "请查看：lingqu catalogue list"),
             Self::NotProvider | Self::NotShared => ("ask the entry's provider", "请联系提供部门"),

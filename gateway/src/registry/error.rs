@@ -129,6 +129,9 @@ pub enum Refusal {
     /// An invitation that is not open.
     #[error("the invitation {0}")]
     Invitation(&'static str),
+    /// A renewal with an expired certificate that is not approved.
+    #[error("the certificate has expired, and its renewal is not open: {0}")]
+    RenewalClosed(&'static str),
     /// A signing request that is not one.
     #[error("the signing request is not good: {0}")]
     Csr(String),
@@ -211,6 +214,28 @@ impl Refusal {
     fn reading(&self) -> Reading {
         use CloseCode::{BadData, Denied, Expired, Protocol, Suspended};
         match self {
+            Self::NotFound { what: "agent", .. } => reading(
+                Denied,
+                "not_found",
+                "没有此代理",
+                "the gateway's operator sees who joined with `lingqu-gateway agent list`; an agency that has no agent yet \
+                 is stopped whole, with --agency",
+                "管理员可用 lingqu-gateway agent list 查看已加入的代理；尚无代理的部门请用 --agency 整体阻断",
+            ),
+            Self::NotFound { what: "agency", .. } => reading(
+                Denied,
+                "not_found",
+                "没有此部门",
+                "check the credit code: `lingqu-gateway agency list` shows every agency",
+                "核对统一社会信用代码；可用 lingqu-gateway agency list 查看",
+            ),
+            Self::NotFound { what: "open renewal", .. } => reading(
+                Denied,
+                "not_found",
+                "该代理没有待使用的续期批准",
+                "`lingqu-gateway renewal list` shows each agent's latest approval",
+                "可用 lingqu-gateway renewal list 查看",
+            ),
             Self::NotFound { .. } => reading(
                 Denied,
                 "not_found",
@@ -348,6 +373,13 @@ impl Refusal {
                 "邀请已失效",
                 "ask the operator for a new one: `lingqu-gateway invite`",
                 "请管理员重新签发邀请",
+            ),
+            Self::RenewalClosed(_) => reading(
+                Expired,
+                "renewal_not_approved",
+                "证书已过期，续期未获批准",
+                "ask the gateway's operator for `lingqu-gateway renewal approve CODE/NAME`, then run `lingqu renew`",
+                "请网关管理员执行 lingqu-gateway renewal approve 后再执行 lingqu renew",
             ),
             Self::Csr(_) => reading(
                 BadData,

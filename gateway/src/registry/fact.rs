@@ -29,6 +29,12 @@ acts! {
     AgentJoined = "agent_joined",
     /// An agent got another certificate.
     AgentRenewed = "agent_renewed",
+    /// An agent got another certificate with its expired one, under an approval.
+    AgentRenewedExpired = "agent_renewed_expired",
+    /// The operator approved that an agent renews with its expired certificate.
+    RenewalApproved = "renewal_approved",
+    /// Such an approval was withdrawn.
+    RenewalWithdrawn = "renewal_withdrawn",
     /// An entry was submitted.
     EntrySubmitted = "entry_submitted",
     /// An entry was published.

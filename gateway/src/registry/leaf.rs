@@ -13,7 +13,12 @@ use lingqu_protocol::leaf::LeafKind;
 /// When the system's randomness fails.
 pub(super) fn of(fact: &Fact, by: &Actor, now: Timestamp, entropy: &dyn Entropy) -> Result<NewLeaf, RegistryError> {
     let kind = match fact.act {
-        Act::Invited | Act::AgentJoined | Act::AgentRenewed => LeafKind::Identity,
+        Act::Invited
+        | Act::AgentJoined
+        | Act::AgentRenewed
+        | Act::AgentRenewedExpired
+        | Act::RenewalApproved
+        | Act::RenewalWithdrawn => LeafKind::Identity,
         Act::Stopped => LeafKind::Stop,
         Act::Resumed => LeafKind::Resume,
         _ => LeafKind::RegistryAct,

@@ -48,9 +48,11 @@ impl Registry {
             let mut tx = Tx::default();
             tx.put(&used, invited.expect, now)?;
             tx.put(&agent, expect(current.as_ref()), now)?;
+            self.close_renewal(&mut tx, &agent_id, now).await?;
             self.record(&mut tx, &fact, &Actor::Agent(agent_id.clone()), now)?;
             tx.publish(Update::Agent(agent));
             self.commit(tx).await?;
+            self.renewals().close(&agent_id);
             Ok(Certified { agent: agent_id, chain_der })
         })
     }
@@ -107,7 +109,7 @@ impl Registry {
         })
     }
 
-    fn certificate(
+    pub(super) fn certificate(
         &self,
         agent: &AgentId,
         csr_der: &[u8],

@@ -13,6 +13,8 @@ use super::leaf;
 use super::paper::Paper;
 use super::port::{EntryUpdate, Publish, Update};
 use super::record::{self, Stored};
+use super::renewal::Renewal;
+use super::renewals::OpenRenewals;
 use super::stop::{Selector, Stop};
 use super::terms;
 use crate::state::{Change, Expect, Filter, Kind, State, Write};
@@ -78,6 +80,7 @@ pub struct Registry {
     pub(super) ca: Arc<Authority>,
     identity: Identity,
     invitations: Arc<OpenInvitations>,
+    renewals: Arc<OpenRenewals>,
     /// Held from reading what stands until it is published.
     pub(super) writer: tokio::sync::Mutex<()>,
 }
@@ -110,8 +113,17 @@ impl Registry {
         ca: Arc<Authority>,
         identity: Identity,
     ) -> Self {
-        let invitations = Arc::default();
-        Self { state, gate, clock, entropy, ca, identity, invitations, writer: tokio::sync::Mutex::new(()) }
+        Self {
+            state,
+            gate,
+            clock,
+            entropy,
+            ca,
+            identity,
+            invitations: Arc::default(),
+            renewals: Arc::default(),
+            writer: tokio::sync::Mutex::new(()),
+        }
     }
 
     /// Who this gateway is.
@@ -122,6 +134,11 @@ impl Registry {
     /// The keys of open invitations, for the handshake.
     pub fn invitations(&self) -> Arc<OpenInvitations> {
         Arc::clone(&self.invitations)
+    }
+
+    /// The approvals of renewal that are open, for the handshake.
+    pub fn renewals(&self) -> Arc<OpenRenewals> {
+        Arc::clone(&self.renewals)
     }
 
     /// Publishes everything that is in force. Called once, before the gate opens. Agencies whose statement the root did
@@ -166,6 +183,12 @@ impl Registry {
         while let Some(page) = self.next_page::<Invitation>(&everything, &mut pages).await? {
             for invitation in page.iter().filter(|i| i.is_open(now)) {
                 self.remember(invitation, now);
+            }
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Renewal>(&everything, &mut pages).await? {
+            for renewal in page.iter().filter(|r| r.is_open(now)) {
+                self.renewals.open(renewal, now);
             }
         }
         Ok(())

@@ -49,6 +49,8 @@ pub enum Kind {
     Agent,
     /// An invitation, open or used.
     Invitation,
+    /// An approval that an agent renews with its expired certificate.
+    Renewal,
     /// A catalogue entry.
     Entry,
     /// An application.
@@ -73,11 +75,12 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Agency,
         Self::Officer,
         Self::Agent,
         Self::Invitation,
+        Self::Renewal,
         Self::Entry,
         Self::Application,
         Self::Grant,
@@ -97,6 +100,7 @@ impl Kind {
             Self::Officer => "officer",
             Self::Agent => "agent",
             Self::Invitation => "invitation",
+            Self::Renewal => "renewal",
             Self::Entry => "entry",
             Self::Application => "application",
             Self::Grant => "grant",

@@ -187,6 +187,16 @@ pub fn chain_from(gateway: &Gateway, agent: &str, key: &SigningKey, from: Timest
     ca(gateway).sign_agent(&request, &agent.parse().unwrap(), validity, &OsEntropy::new()).unwrap()
 }
 
+/// Gives an agent a certificate on its own key that expired a day ago, in place of the one that it has: a machine that was
+/// off for too long.
+pub fn expire(gateway: &Gateway, agent: &Agent) {
+    let profile = Profile::load(agent.profile()).unwrap();
+    let long_ago = now().plus_ms(-LEAF_VALID_MS - 24 * 60 * 60 * 1000);
+    let chain = chain_from(gateway, &profile.settings().agent.to_string(), &profile.key().unwrap(), long_ago);
+    let file = agent.profile().join(lingqu_certs::profile::CERTIFICATE_FILE);
+    std::fs::write(file, lingqu_certs::chain::to_pem(&chain)).unwrap();
+}
+
 /// Now.
 pub fn now() -> Timestamp {
     SystemClock::new().wall()

@@ -1,10 +1,11 @@
-//! Rows of who takes part: agencies, officers, agents, invitations, and stops.
+//! Rows of who takes part: agencies, officers, agents, invitations, approvals of renewal, and stops.
 
 use super::{Stored, parse};
 use crate::registry::agency::Agency;
 use crate::registry::agent::{Agent, AgentStatus, Issued};
 use crate::registry::invitation::{Invitation, InvitationStatus};
 use crate::registry::officer::Officer;
+use crate::registry::renewal::{Renewal, RenewalStatus};
 use crate::registry::stop::Stop;
 use crate::state::Kind;
 use lingqu_protocol::digest::Digest;
@@ -234,6 +235,62 @@ impl Stored for Invitation {
             made_at: Timestamp(row.made_at),
             expires_at: Timestamp(row.expires_at),
             status: row.used.map_or(InvitationStatus::Open, used),
+        })
+    }
+}
+
+/// An approval of renewal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewalRow {
+    agent: String,
+    key: Digest,
+    approved_at: i64,
+    expires_at: i64,
+    status: RenewalStatusRow,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum RenewalStatusRow {
+    Open,
+    Used { certificate: Digest, at: i64 },
+    Withdrawn { at: i64 },
+}
+
+impl Stored for Renewal {
+    const KIND: Kind = Kind::Renewal;
+    type Row = RenewalRow;
+    fn id(&self) -> String {
+        self.agent.to_string()
+    }
+    fn owner(&self) -> Option<String> {
+        Some(self.agent.agency.to_string())
+    }
+    fn to_row(&self) -> RenewalRow {
+        RenewalRow {
+            agent: self.agent.to_string(),
+            key: self.key,
+            approved_at: self.approved_at.0,
+            expires_at: self.expires_at.0,
+            status: match self.status {
+                RenewalStatus::Open => RenewalStatusRow::Open,
+                RenewalStatus::Used { certificate, at } => RenewalStatusRow::Used { certificate, at: at.0 },
+                RenewalStatus::Withdrawn { at } => RenewalStatusRow::Withdrawn { at: at.0 },
+            },
+        }
+    }
+    fn from_row(row: RenewalRow) -> Result<Self, String> {
+        Ok(Self {
+            agent: parse("agent", &row.agent)?,
+            key: row.key,
+            approved_at: Timestamp(row.approved_at),
+            expires_at: Timestamp(row.expires_at),
+            status: match row.status {
+                RenewalStatusRow::Open => RenewalStatus::Open,
+                RenewalStatusRow::Used { certificate, at } => RenewalStatus::Used { certificate, at: Timestamp(at) },
+                RenewalStatusRow::Withdrawn { at } => RenewalStatus::Withdrawn { at: Timestamp(at) },
+            },
         })
     }
 }

@@ -1,6 +1,6 @@
 use super::*;
-use crate::registry::tests::world::World;
-use crate::registry::{agency, agent, application, entry, grant, invitation, officer, paper, stop};
+use crate::registry::tests::world::{World, csr};
+use crate::registry::{agency, agent, application, entry, grant, invitation, officer, paper, renewal, stop};
 use crate::state::{Filter, State};
 use lingqu_protocol::documents::{Answer, AnswerBody, GrantAct, GrantActBody, Review};
 
@@ -25,6 +25,12 @@ async fn what_was_written_reads_back_and_is_written_the_same() {
     w.hand_in(&w.provider.agent, &w.provider.office_head, end, Some(answer)).await.unwrap();
     w.granted().await;
     w.registry.invite(&w.other.agent, 1000).await.unwrap();
+    w.registry.approve_renewal(&w.other.agent, 1000).await.unwrap();
+    w.registry.approve_renewal(&w.requester.agent, 1000).await.unwrap();
+    w.registry.withdraw_renewal(&w.requester.agent).await.unwrap();
+    w.registry.approve_renewal(&w.provider.agent, 1000).await.unwrap();
+    let key = w.provider.clerk.public();
+    w.registry.renew_expired(&w.provider.agent, &key, &csr(&w.provider.clerk)).await.unwrap();
     for selector in [stop::Selector::All, stop::Selector::Agent(w.other.agent.clone())] {
         w.registry.stop(&selector, "事故").await.unwrap();
     }
@@ -49,6 +55,7 @@ async fn what_was_written_reads_back_and_is_written_the_same() {
     same::<officer::Officer>(&w, 12).await;
     same::<agent::Agent>(&w, 4).await;
     same::<invitation::Invitation>(&w, 5).await;
+    same::<renewal::Renewal>(&w, 3).await;
     same::<entry::Entry>(&w, 3).await;
     same::<application::Application>(&w, 5).await;
     same::<grant::Grant>(&w, 3).await;

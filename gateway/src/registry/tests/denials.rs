@@ -44,10 +44,11 @@ operations! {
     // Over the wire, with a document that the agency's own officer in the right role signed.
     SubmitEntry, SubmitOthersEntry, Review, Apply, Answer, Reinstate, Terminate,
     // Over the wire, without one.
-    Narrow, Renew, ReadStatus, ReadCatalogue, ReadUnpublished, ReadPublished, ReadApplication, ReadGrant, ReadInbox,
+    Narrow, Renew, RenewExpired, ReadStatus, ReadCatalogue, ReadUnpublished, ReadPublished, ReadApplication, ReadGrant, ReadInbox,
     ReadAgents, Join, HandInAgency, HandInOfficer,
     // Through the control socket.
-    AgencyAdd, AgencyList, OfficerAdd, Invite, JoinByFile, Stop, Resume, Check, LedgerVerify,
+    AgencyAdd, AgencyList, OfficerAdd, Invite, JoinByFile, AgentList, RenewalApprove, RenewalList, RenewalWithdraw, Stop,
+    Resume, Check, LedgerVerify,
 }
 
 /// What must come of it.
@@ -68,6 +69,7 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
     const NOT_FOUND: Outcome = Refused("not_found");
     const NOT_PROVIDER: Outcome = Refused("not_provider");
     const NOT_AUTHORITY: Outcome = Refused("not_authority");
+    const RENEWAL: Outcome = Refused("renewal_not_approved");
     const CLOSED: Outcome = Refused("invitation_closed");
     const TYPE: Outcome = Refused("document_type");
     const KIND: Outcome = Refused("unknown_kind");
@@ -81,6 +83,7 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         Terminate => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
         Narrow => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
         Renew => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
+        RenewExpired => [NOT_FOUND, RENEWAL, RENEWAL, RENEWAL, RENEWAL, NoWay],
         ReadStatus => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
         ReadCatalogue => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
         ReadUnpublished => [NOT_FOUND, NOT_FOUND, Allowed, NOT_FOUND, Allowed, NoWay],
@@ -92,9 +95,8 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         Join => [CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, NoWay],
         HandInAgency => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
         HandInOfficer => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
-        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | Stop | Resume | Check | LedgerVerify => {
-            [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed]
-        }
+        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList | RenewalApprove | RenewalList
+        | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed],
     }
 }
 
@@ -136,7 +138,19 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
     // The wire has no request for these: `every_request_has_its_rows` lists what an agent can send.
     let by_socket = matches!(
         operation,
-        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | Stop | Resume | Check | LedgerVerify
+        AgencyAdd
+            | AgencyList
+            | OfficerAdd
+            | Invite
+            | JoinByFile
+            | AgentList
+            | RenewalApprove
+            | RenewalList
+            | RenewalWithdraw
+            | Stop
+            | Resume
+            | Check
+            | LedgerVerify
     );
     if by_socket && role != Role::Operator {
         return NoWay;
@@ -182,6 +196,10 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
         Terminate => act(GrantAct::Terminate).await,
         Narrow => w.registry.narrow(&by.agent, &grant.to_string(), "r").await.map(drop),
         Renew => w.registry.renew(&by.agent, &csr(&by.office_head)).await.map(drop),
+        RenewExpired => {
+            let key = by.office_head.public();
+            w.registry.renew_expired(&by.agent, &key, &csr(&by.office_head)).await.map(drop)
+        }
         ReadStatus => read("status", "").await,
         ReadCatalogue => read("catalogue", "").await,
         ReadUnpublished => read("catalogue", &waiting.0.to_string()).await,
@@ -196,7 +214,8 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             let statement = w.officer(by.agent.agency, &by.office_head, OfficerRole::AgencyHead);
             w.carry(&by.agent, &statement).await.map(drop)
         }
-        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | Stop | Resume | Check | LedgerVerify => {
+        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList | RenewalApprove | RenewalList
+        | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => {
             return NoWay;
         }
     };
@@ -228,6 +247,13 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
             let request = lingqu_certs::joining::JoinRequest::file(&invitation(w).await, &csr).unwrap();
             json!({ "do": "join", "request": request })
         }
+        AgentList => json!({ "do": "agent_list", "after": "" }),
+        RenewalApprove => json!({ "do": "renewal_approve", "agent": w.other.agent.to_string(), "ttl_ms": 1000 }),
+        RenewalList => json!({ "do": "renewal_list", "after": "" }),
+        RenewalWithdraw => {
+            w.registry.approve_renewal(&w.other.agent, 1000).await.unwrap();
+            json!({ "do": "renewal_withdraw", "agent": w.other.agent.to_string() })
+        }
         Stop => json!({ "do": "stop", "selector": "all", "reason": "r" }),
         Resume => {
             w.registry.stop(&crate::registry::stop::Selector::All, "r").await.unwrap();
@@ -249,6 +275,7 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
         }
         Narrow => json!({ "do": "narrow", "grant": "g", "reason": "r" }),
         Renew => json!({ "do": "renew", "csr": "" }),
+        RenewExpired => json!({ "do": "renew_expired", "csr": "" }),
         Join => json!({ "do": "join", "invitation": "", "csr": "" }),
         ReadStatus | ReadCatalogue | ReadUnpublished | ReadPublished | ReadApplication | ReadGrant | ReadInbox
         | ReadAgents => json!({ "do": "read", "kind": "status", "id": "" }),
@@ -283,6 +310,10 @@ fn every_command_has_its_row() {
         Command::OfficerAdd { .. } => OfficerAdd,
         Command::Invite { .. } => Invite,
         Command::Join { .. } => JoinByFile,
+        Command::AgentList { .. } => AgentList,
+        Command::RenewalApprove { .. } => RenewalApprove,
+        Command::RenewalList { .. } => RenewalList,
+        Command::RenewalWithdraw { .. } => RenewalWithdraw,
         Command::Stop { .. } => Stop,
         Command::Resume { .. } => Resume,
         Command::Check {} => Check,
@@ -298,7 +329,7 @@ fn every_request_has_its_rows() {
     let rows = |ask: &Ask| -> &[Operation] {
         match ask {
             Ask::Join(_) => &[Join],
-            Ask::Renew(_) => &[Renew],
+            Ask::Renew(_) => &[Renew, RenewExpired],
             Ask::Document(_) => &[
                 SubmitEntry,
                 SubmitOthersEntry,

@@ -3,7 +3,7 @@
 use super::world::*;
 use crate::gate::Selector as GateSelector;
 use crate::registry::stop::Selector;
-use crate::registry::{INVITATION_TTL_MS_MAX, PAGE_RECORDS_MAX, RegistryError};
+use crate::registry::{INVITATION_TTL_MS_MAX, PAGE_RECORDS_MAX, RENEWAL_TTL_MS_MAX, RegistryError};
 use crate::state::CommitFault;
 use lingqu_certs::chain;
 use lingqu_certs::invitation::Invitation;
@@ -71,6 +71,85 @@ async fn invitations_are_for_known_agencies_and_a_bounded_time() {
     for ttl in [0, -1, INVITATION_TTL_MS_MAX + 1, i64::MAX] {
         assert_eq!(word(w.registry.invite(&w.other.agent, ttl).await), "bad_text");
     }
+}
+
+#[tokio::test]
+async fn an_approved_renewal_is_for_one_agent_one_key_and_one_time() {
+    let w = World::new().await;
+    let (agent, own) = (&w.other.agent, &w.other.clerk);
+    let open = w.registry.renewals();
+    let renew = async |key: &SigningKey| w.registry.renew_expired(agent, &key.public(), &csr(key)).await;
+    assert_eq!(word(renew(own).await), "renewal_not_approved", "nothing was approved");
+    let approved = w.registry.approve_renewal(agent, DAY_MS).await.unwrap();
+    assert_eq!(
+        (approved["id"].as_str(), approved["status"].as_str()),
+        (Some(agent.to_string().as_str()), Some("open"))
+    );
+    assert!(open.is_open(agent, &own.public(), START));
+    assert!(!open.is_open(agent, &key(1).public(), START), "another key");
+    assert!(!open.is_open(&w.requester.agent, &own.public(), START), "another agent");
+    assert!(!open.is_open(agent, &own.public(), START.plus_ms(DAY_MS + 1)), "too late");
+    assert_eq!(word(renew(&key(1)).await), "renewal_not_approved");
+    let for_other = w.registry.renew_expired(agent, &own.public(), &csr(&key(1))).await;
+    assert_eq!(word(for_other), "bad_request_for_certificate", "a certificate for another key");
+    w.state.fail_next_commit(CommitFault::Full);
+    assert!(renew(own).await.is_err());
+    let certified = renew(own).await.unwrap();
+    assert_eq!(chain::public_key(&certified.chain_der[0]), Some(*own.public().as_bytes()));
+    assert!(!open.is_open(agent, &own.public(), START));
+    assert_eq!(word(renew(own).await), "renewal_not_approved", "once");
+    assert_eq!(w.registry.list_renewals("").await.unwrap().0[0]["status"], "used");
+}
+
+#[tokio::test]
+async fn an_approval_ends_with_its_time_a_withdrawal_a_stop_and_a_new_key() {
+    let w = World::new().await;
+    let (agent, own) = (&w.other.agent, &w.other.clerk);
+    let open = w.registry.renewals();
+    let renew = async || w.registry.renew_expired(agent, &own.public(), &csr(own)).await;
+    let approve = async || w.registry.approve_renewal(agent, DAY_MS).await;
+    approve().await.unwrap();
+    w.registry.withdraw_renewal(agent).await.unwrap();
+    assert!(!open.is_open(agent, &own.public(), START));
+    assert_eq!(word(renew().await), "renewal_not_approved", "withdrawn");
+    assert_eq!(word(w.registry.withdraw_renewal(agent).await), "not_found", "nothing is open");
+    approve().await.unwrap();
+    for selector in [Selector::Agent(agent.clone()), Selector::Agency(agent.agency), Selector::All] {
+        w.registry.stop(&selector, "事故").await.unwrap();
+        assert_eq!(word(renew().await), "stopped", "{selector}");
+        assert_eq!(word(approve().await), "stopped", "{selector}");
+        w.registry.resume(&selector, "排除").await.unwrap();
+    }
+    let invitation = invited(&w, agent).await;
+    w.registry.join(&invitation, &csr(&key(1))).await.unwrap();
+    assert!(!open.is_open(agent, &own.public(), START), "it joined anew");
+    assert_eq!(word(renew().await), "renewal_not_approved");
+    assert_eq!(w.registry.list_renewals("").await.unwrap().0[0]["status"], "withdrawn");
+    approve().await.unwrap();
+    assert_eq!(word(renew().await), "renewal_not_approved", "the key that it had before");
+    w.clock.pass(DAY_MS + 1);
+    assert_eq!(word(w.registry.renew_expired(agent, &key(1).public(), &csr(&key(1))).await), "renewal_not_approved");
+    let nobody = AgentId { agency: w.other.code, name: "nobody".parse().unwrap() };
+    assert_eq!(word(w.registry.approve_renewal(&nobody, DAY_MS).await), "not_found");
+    for ttl in [0, -1, RENEWAL_TTL_MS_MAX + 1, i64::MAX] {
+        assert_eq!(word(w.registry.approve_renewal(agent, ttl).await), "bad_text");
+    }
+}
+
+#[tokio::test]
+async fn open_approvals_survive_a_restart_and_leave_their_leaves() {
+    let w = World::new().await;
+    let (agent, own) = (&w.other.agent, &w.other.clerk);
+    w.registry.approve_renewal(agent, DAY_MS).await.unwrap();
+    let (registry, _) = w.restarted().await;
+    assert!(registry.renewals().is_open(agent, &own.public(), START));
+    registry.renew_expired(agent, &own.public(), &csr(own)).await.unwrap();
+    let (registry, _) = w.restarted().await;
+    assert!(!registry.renewals().is_open(agent, &own.public(), START), "used");
+    let said: Vec<_> =
+        w.leaves().await.into_iter().rev().take(2).map(|leaf| (leaf.what.unwrap(), leaf.agent)).collect();
+    let expected = [("agent_renewed_expired".to_owned(), Some(agent.clone())), ("renewal_approved".to_owned(), None)];
+    assert_eq!(said, expected);
 }
 
 #[tokio::test]
@@ -203,4 +282,7 @@ async fn its_futures_can_be_spawned() {
     drop(sendable(w.registry.resume(&Selector::All, "")));
     drop(sendable(w.registry.load()));
     drop(sendable(w.registry.invite(&w.other.agent, 1)));
+    drop(sendable(w.registry.approve_renewal(&w.other.agent, 1)));
+    drop(sendable(w.registry.withdraw_renewal(&w.other.agent)));
+    drop(sendable(w.registry.renew_expired(&w.other.agent, &key(1).public(), b"")));
 }

@@ -15,6 +15,7 @@ use lingqu_protocol::documents::*;
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::{Clock, Timestamp};
 use lingqu_protocol::ids::{ApplicationId, DocumentId, EntryId, GatewayId, GrantId};
+use lingqu_protocol::leaf::Leaf;
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -284,6 +285,12 @@ impl World {
     /// One record as a peer reads it.
     pub(crate) async fn show(&self, by: &Member, kind: &str, id: &str) -> Result<Value, RegistryError> {
         Ok(self.registry.read(&by.agent, kind, id, "").await?.records.swap_remove(0).1)
+    }
+
+    /// The first thousand leaves.
+    pub(crate) async fn leaves(&self) -> Vec<Leaf> {
+        let leaves = self.state.leaves(0, 1000).await.unwrap();
+        leaves.iter().map(|leaf| Leaf::decode(&leaf.bytes).unwrap()).collect()
     }
 
     pub(crate) async fn ledger_size(&self) -> u64 {

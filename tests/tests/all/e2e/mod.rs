@@ -4,5 +4,6 @@ mod batches;
 mod control;
 mod files;
 mod receipts;
+mod renewal;
 mod transfers;
 mod watching;
