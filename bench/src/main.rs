@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, demo, kill, outside};
+use lingqu_bench::{baseline, decide, demo, kill, outside};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ struct Cli {
 enum Command {
     /// Measure, beside a plain copy and plain QUIC; exit code 1 where a floor (bench/floors.toml) is missed.
     Run(RunArgs),
+    /// Measure a decision of the gate: a million grants, beside one random read of as much memory.
+    Decide(DecideArgs),
     /// Show the whole exchange once, on real regions and synthetic registrations.
     Demo(DemoArgs),
     /// Write TPC-H lineitem with a region column, and its entry.toml.
@@ -52,6 +54,22 @@ struct RunArgs {
     /// Only these.
     #[arg(long = "scenario", value_enum, value_name = "NAME", num_args = 1..)]
     scenarios: Vec<Name>,
+}
+
+#[derive(Debug, Args)]
+struct DecideArgs {
+    /// Grants in force.
+    #[arg(long, default_value_t = 1_000_000)]
+    grants: u64,
+    /// Agents that ask.
+    #[arg(long, default_value_t = 10_000)]
+    agents: u64,
+    /// Makes policy and requests.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -126,6 +144,11 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode, BenchError> {
     match command {
         Command::Run(args) => measure(&args),
+        Command::Decide(args) => {
+            let full = decide::Options::full(args.seed);
+            let measured = decide::measure(decide::Options { grants: args.grants, agents: args.agents, ..full })?;
+            Ok(judged(&scenario::alone(Name::Decide, measured, args.json)?))
+        }
         Command::Demo(args) => {
             demo::run(&demo::Options { dir: args.dir, json: args.json, small: args.small })?;
             Ok(ExitCode::SUCCESS)
@@ -159,10 +182,14 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
 fn measure(args: &RunArgs) -> Result<ExitCode, BenchError> {
     let options = scenario::Options { quick: args.quick, seed: args.seed };
     let missed = scenario::run(&args.scenarios, options, args.json.as_deref().map(Path::new))?;
-    for floor in &missed {
+    Ok(judged(&missed))
+}
+
+fn judged(missed: &[String]) -> ExitCode {
+    for floor in missed {
         eprintln!("missed: {floor}");
     }
-    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn block_on(work: impl Future<Output = Result<(), BenchError>>) -> Result<ExitCode, BenchError> {

@@ -53,6 +53,8 @@ pub struct Scenario {
     pub samples: BTreeMap<&'static str, Vec<Sample>>,
     /// Ratios by name, as floors name them after the scenario's name and a dot.
     pub ratios: BTreeMap<&'static str, f64>,
+    /// What else was measured, in a form of its own; null where nothing was.
+    pub figures: Value,
 }
 
 impl Scenario {
@@ -80,7 +82,7 @@ impl Scenario {
     /// As JSON: raw samples, medians and ratios.
     pub fn to_json(&self) -> Value {
         let medians: BTreeMap<_, _> = self.samples.keys().map(|what| (*what, self.medians(what))).collect();
-        json!({ "samples": self.samples, "medians": medians, "ratios": self.ratios })
+        json!({ "samples": self.samples, "medians": medians, "ratios": self.ratios, "figures": self.figures })
     }
 
     fn medians(&self, what: &str) -> Value {

@@ -28,6 +28,11 @@ pub fn of(pid: u32) -> Usage {
     Usage { cpu_seconds: cpu_seconds(&read("stat")), peak_bytes: peak_bytes(&read("status")) }
 }
 
+/// Memory that this very process holds now, in bytes.
+pub fn resident_bytes() -> u64 {
+    kib_of(&fs::read_to_string("/proc/self/status").unwrap_or_default(), "VmRSS:")
+}
+
 /// Lets process `pid` count its highest memory from now on. Where the kernel does not allow it, it goes on as before.
 pub fn forget_peak(pid: u32) {
     // The peak then includes what was before: a reading that is too high, never one that is too low.
@@ -42,7 +47,11 @@ fn cpu_seconds(stat: &str) -> f64 {
 }
 
 fn peak_bytes(status: &str) -> u64 {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or_default();
+    kib_of(status, "VmHWM:")
+}
+
+fn kib_of(status: &str, name: &str) -> u64 {
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.split_whitespace().next().and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 

@@ -272,7 +272,7 @@ pub fn number_of(outcome: &Outcome, name: &str) -> Result<u64, BenchError> {
 }
 
 /// A made-up code of a government body with the right check character.
-fn credit_code(region: &str, number: u32) -> Result<String, BenchError> {
+pub(crate) fn credit_code(region: &str, number: u32) -> Result<String, BenchError> {
     let digits: String = region.chars().take_while(char::is_ascii_digit).collect();
     let body = format!("11{digits:0<6}MB{number:07}");
     let made = "0123456789ABCDEFGHJKLMNPQRTUWXY".chars().map(|check| format!("{body}{check}"));

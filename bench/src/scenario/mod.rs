@@ -6,6 +6,7 @@ mod small;
 
 pub(crate) use files::only_file;
 
+use crate::decide;
 use crate::error::BenchError;
 use crate::facts;
 use crate::program::Outcome;
@@ -36,10 +37,12 @@ pub enum Name {
     SmallFiles,
     /// Rows, pushed as Parquet and CSV, and one region pulled.
     Batch,
+    /// Decisions of the gate.
+    Decide,
 }
 
 impl Name {
-    const ALL: [Self; 3] = [Self::Files, Self::SmallFiles, Self::Batch];
+    const ALL: [Self; 4] = [Self::Files, Self::SmallFiles, Self::Batch, Self::Decide];
 
     /// As floors and reports name it.
     pub const fn word(self) -> &'static str {
@@ -47,6 +50,7 @@ impl Name {
             Self::Files => "files",
             Self::SmallFiles => "small_files",
             Self::Batch => "batch",
+            Self::Decide => "decide",
         }
     }
 }
@@ -76,7 +80,12 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
             Name::Files => files::measure(&dir, programs.clone(), options)?,
             Name::SmallFiles => small::measure(&dir, programs.clone(), options)?,
             Name::Batch => batch::measure(&dir, programs.clone(), options)?,
+            Name::Decide if options.quick => decide::measure(decide::Options::quick(options.seed))?,
+            Name::Decide => decide::measure(decide::Options::full(options.seed))?,
         };
+        if *name == Name::Decide {
+            print!("{}", decide::to_text(&scenario));
+        }
         println!("{}", scenario.to_text(name.word()));
         scenarios.insert(name.word(), scenario);
         // What is measured next should not share the disk with what was.
@@ -100,6 +109,34 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
         let text = serde_json::to_string_pretty(&document).map_err(BenchError::data("writing the report"))?;
         std::fs::write(file, text + "\n").map_err(BenchError::io("writing", file))?;
         println!("report: {}", file.display());
+    }
+    Ok(missed)
+}
+
+/// Tells of one scenario that was measured by itself, and says which of its floors are missed.
+///
+/// # Errors
+/// Where it cannot be written.
+pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String>, BenchError> {
+    let scenarios = BTreeMap::from([(name.word(), scenario)]);
+    let missed = missed(&scenarios, &floors()?);
+    for (word, scenario) in &scenarios {
+        if as_json {
+            let document = json!({
+                "version": 1,
+                "commit": facts::commit(),
+                "machine": facts::machine(Path::new(".")),
+                "scenarios": { *word: scenario.to_json() },
+                "floors_missed": missed,
+            });
+            let text = serde_json::to_string_pretty(&document).map_err(BenchError::data("writing the report"))?;
+            println!("{text}");
+        } else {
+            if name == Name::Decide {
+                print!("{}", decide::to_text(scenario));
+            }
+            println!("{}", scenario.to_text(word));
+        }
     }
     Ok(missed)
 }
