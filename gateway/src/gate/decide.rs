@@ -3,9 +3,10 @@
 //! What a peer may not see does not exist for it: another's grant is not found, whatever its state. Too much under one's
 //! own grant is denied, with what was too much.
 
+use super::grant::{Grant, SharedPlaces, SharedText, TypedRows};
 use super::health::Now;
 use super::leash::Selector;
-use super::snapshot::{AgencyView, EntryView, GrantStatus, GrantView, Snapshot};
+use super::snapshot::{AgencyView, EntryView, GrantStatus, Snapshot};
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::entry::{EntryFormat, SharingClass, SharingMethod};
 use lingqu_protocol::host::Timestamp;
@@ -61,17 +62,67 @@ pub struct Ask {
 #[derive(Clone, Debug)]
 pub struct AllowedPull {
     /// Under which grant.
-    pub grant: Arc<GrantView>,
+    pub grant: Grant,
     /// Of which entry.
     pub entry: Arc<EntryView>,
-    /// Indices of the columns that may leave, in the order asked for; none for files.
-    pub columns: Vec<usize>,
-    /// Which rows may leave; all where there is none.
-    pub rows: Option<TypedPredicate>,
+    /// The columns that may leave.
+    pub columns: Columns,
     /// For what.
-    pub purpose: String,
+    pub purpose: Purpose,
     /// When the permission ends.
     pub ends_at: Option<Timestamp>,
+    rows: Option<TypedRows>,
+}
+
+impl AllowedPull {
+    /// Which rows may leave; all where there is none.
+    pub fn rows(&self) -> Option<&TypedPredicate> {
+        self.rows.as_ref().and_then(TypedRows::get)
+    }
+}
+
+/// The columns that may leave.
+#[derive(Clone, Debug)]
+pub struct Columns(ColumnsIn);
+
+#[derive(Clone, Debug)]
+enum ColumnsIn {
+    /// All that are granted.
+    Granted(SharedPlaces),
+    /// Those that were asked for; none for files.
+    Asked(Vec<usize>),
+}
+
+impl Columns {
+    /// Indices of the columns that may leave, in the order asked for; none for files.
+    pub fn places(&self) -> &[usize] {
+        match &self.0 {
+            ColumnsIn::Granted(shared) => shared.get(),
+            ColumnsIn::Asked(places) => places,
+        }
+    }
+}
+
+/// For what.
+#[derive(Clone, Debug)]
+pub struct Purpose(PurposeIn);
+
+#[derive(Clone, Debug)]
+enum PurposeIn {
+    /// The grant's only one.
+    Only(SharedText),
+    /// The one that was named.
+    Named(String),
+}
+
+impl Purpose {
+    /// Its words.
+    pub fn text(&self) -> &str {
+        match &self.0 {
+            PurposeIn::Only(shared) => shared.get(),
+            PurposeIn::Named(text) => text,
+        }
+    }
 }
 
 /// What a push was allowed.
@@ -129,9 +180,9 @@ pub fn push(snapshot: &Snapshot, peer: &Peer, entry: &str, _now: Now) -> Result<
 pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull, Denied> {
     admit(snapshot, peer)?;
     let grant = find_grant(snapshot, peer, &ask.target, now)?;
-    let entry = snapshot.entry(&grant.entry).ok_or(Denied::GrantNotFound)?;
+    let entry = snapshot.entry(&grant.entry()).ok_or(Denied::GrantNotFound)?;
     in_force(grant, now)?;
-    stopped(snapshot, |s| *s == Selector::Grant(grant.id) || *s == Selector::Entry(grant.entry))?;
+    stopped(snapshot, |s| *s == Selector::Grant(grant.id) || *s == Selector::Entry(entry.id))?;
     if !entry.published {
         return Err(Denied::NotPublished);
     }
@@ -143,7 +194,7 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
         EntryFormat::Table => SharingMethod::BatchExchange,
         EntryFormat::File => SharingMethod::FileDownload,
     };
-    if !scope.methods.contains(&method) {
+    if !scope.terms().methods.contains(&method) {
         return Err(Denied::Method { asked: method });
     }
     let purpose = purpose(grant, ask.purpose.as_deref())?;
@@ -152,25 +203,20 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
         EntryFormat::File if !ask.columns.is_empty() || ask.rows.is_some() || ask.region.is_some() => {
             return Err(Denied::NoColumnsInFiles);
         }
-        EntryFormat::File => (Vec::new(), None),
+        EntryFormat::File => (Columns(ColumnsIn::Asked(Vec::new())), None),
     };
     let ends_at = Some(scope.ends_at());
-    Ok(AllowedPull { grant: Arc::clone(grant), entry: Arc::clone(entry), columns, rows, purpose, ends_at })
+    Ok(AllowedPull { grant: grant.clone(), entry: Arc::clone(entry), columns, purpose, ends_at, rows })
 }
 
-fn find_grant<'a>(
-    snapshot: &'a Snapshot,
-    peer: &Peer,
-    target: &Target,
-    now: Now,
-) -> Result<&'a Arc<GrantView>, Denied> {
+fn find_grant<'a>(snapshot: &'a Snapshot, peer: &Peer, target: &Target, now: Now) -> Result<&'a Grant, Denied> {
     let requester = &peer.agent.agency;
     let text = match target {
         Target::Grant(id) => return snapshot.grant(requester, id).ok_or(Denied::GrantNotFound),
         Target::Entry(text) => text,
     };
     let entry = snapshot.find_entry(text).filter(|e| e.published).ok_or(Denied::EntryNotFound)?;
-    let mut of_entry: Vec<_> = snapshot.grants(requester).filter(|g| g.entry == entry.id).collect();
+    let mut of_entry: Vec<_> = snapshot.grants_of(requester, entry.id).collect();
     // Where some are in force and others are not, the ones in force are meant.
     let usable: Vec<_> = of_entry.iter().filter(|g| in_force(g, now).is_ok()).copied().collect();
     if !usable.is_empty() {
@@ -180,15 +226,14 @@ fn find_grant<'a>(
         [] => Err(Denied::NoGrant),
         [only] => Ok(only),
         several => {
-            let mut grants: Vec<_> = several.iter().map(|g| g.id).collect();
-            grants.sort_unstable();
-            Err(Denied::SeveralGrants { grants })
+            // In the order of their ids.
+            Err(Denied::SeveralGrants { grants: several.iter().map(|g| g.id).collect() })
         }
     }
 }
 
-fn in_force(grant: &GrantView, now: Now) -> Result<(), Denied> {
-    match &grant.status {
+fn in_force(grant: &Grant, now: Now) -> Result<(), Denied> {
+    match grant.status() {
         GrantStatus::InForce => {}
         GrantStatus::Suspended { reason, since } => {
             return Err(Denied::Suspended { grant: grant.id, reason: reason.clone(), since: *since });
@@ -206,20 +251,24 @@ fn in_force(grant: &GrantView, now: Now) -> Result<(), Denied> {
     Ok(())
 }
 
-fn purpose(grant: &GrantView, asked: Option<&str>) -> Result<String, Denied> {
-    match (asked, grant.scope.purposes.as_slice()) {
-        (Some(asked), allowed) if allowed.iter().any(|p| p == asked) => Ok(asked.to_owned()),
-        (Some(asked), allowed) => Err(Denied::Purpose { asked: asked.to_owned(), allowed: allowed.to_vec() }),
-        (None, [only]) => Ok(only.clone()),
-        (None, allowed) => Err(Denied::PurposeNeeded { allowed: allowed.to_vec() }),
+fn purpose(grant: &Grant, asked: Option<&str>) -> Result<Purpose, Denied> {
+    let allowed = &grant.scope.terms().purposes;
+    match (asked, grant.scope.only_purpose()) {
+        (Some(asked), _) if allowed.iter().any(|p| p == asked) => Ok(Purpose(PurposeIn::Named(asked.to_owned()))),
+        (Some(asked), _) => Err(Denied::Purpose { asked: asked.to_owned(), allowed: allowed.clone() }),
+        (None, Some(only)) => Ok(Purpose(PurposeIn::Only(only))),
+        (None, None) => Err(Denied::PurposeNeeded { allowed: allowed.clone() }),
     }
 }
 
-fn columns(grant: &GrantView, entry: &EntryView, asked: &[String]) -> Result<Vec<usize>, Denied> {
-    let granted = &grant.scope.columns;
+fn columns(grant: &Grant, entry: &EntryView, asked: &[String]) -> Result<Columns, Denied> {
+    let granted = &grant.scope.terms().columns;
     let outside: Vec<String> = asked.iter().filter(|c| !granted.contains(c)).cloned().collect();
     if !outside.is_empty() {
         return Err(Denied::Columns { outside, granted: granted.clone() });
+    }
+    if asked.is_empty() && grant.scope.places(entry).is_some() {
+        return Ok(Columns(ColumnsIn::Granted(grant.scope.hold_places())));
     }
     let wanted = if asked.is_empty() { granted } else { asked };
     let mut columns = Vec::with_capacity(wanted.len());
@@ -231,17 +280,25 @@ fn columns(grant: &GrantView, entry: &EntryView, asked: &[String]) -> Result<Vec
         }
         columns.push(index);
     }
-    Ok(columns)
+    Ok(Columns(ColumnsIn::Asked(columns)))
 }
 
 /// The provider's condition may name any column; the requester's only such as it was granted, or the answers to its
 /// questions would tell what it may not read.
-fn rows(grant: &GrantView, entry: &EntryView, ask: &Ask) -> Result<Option<TypedPredicate>, Denied> {
-    let granted = &grant.scope.columns;
-    let mut rows = grant.scope.rows.clone();
+fn rows(grant: &Grant, entry: &EntryView, ask: &Ask) -> Result<Option<TypedRows>, Denied> {
+    if ask.rows.is_none() && ask.region.is_none() {
+        match (grant.scope.rows(), grant.scope.typed_rows(entry)) {
+            (None, _) => return Ok(None),
+            (Some(_), Some(typed)) => return Ok(Some(typed)),
+            // The entry changed since: below.
+            (Some(_), None) => {}
+        }
+    }
+    let granted = &grant.scope.terms().columns;
+    let mut rows = grant.scope.rows().cloned();
     let mut narrow = |more: Predicate| rows = Some(rows.as_ref().map_or(more.clone(), |rows| rows.and(&more)));
     if let Some(asked) = &ask.rows {
-        let outside = grant.scope.hidden_columns(asked);
+        let outside = grant.scope.terms().hidden_columns(asked);
         if !outside.is_empty() {
             return Err(Denied::PredicateColumns { outside });
         }
@@ -255,7 +312,9 @@ fn rows(grant: &GrantView, entry: &EntryView, ask: &Ask) -> Result<Option<TypedP
         narrow(Predicate::within(column, region));
     }
     let Some(rows) = rows else { return Ok(None) };
-    rows.check(&entry.spec).map(Some).map_err(|e| Denied::BadPredicate { why: e.to_string() })
+    rows.check(&entry.spec)
+        .map(|typed| Some(TypedRows::Made(typed)))
+        .map_err(|e| Denied::BadPredicate { why: e.to_string() })
 }
 
 fn stopped(snapshot: &Snapshot, concerns: impl Fn(&Selector) -> bool) -> Result<(), Denied> {

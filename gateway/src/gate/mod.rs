@@ -6,14 +6,17 @@
 
 pub mod decide;
 pub mod denied;
+pub mod grant;
 pub mod health;
 pub mod leash;
 pub mod moved;
 pub mod permit;
 pub mod snapshot;
+mod table;
 pub mod volume;
 
 pub use decide::{Ask, Denied, Peer, Target};
+pub use grant::{Grant, GrantScope};
 pub use health::{ClosedWhy, Now};
 pub use leash::{Cut, Leash, Selector};
 pub use permit::{Permit, PullPermit, PushPermit};
@@ -24,13 +27,16 @@ use leash::LeashBook;
 use lingqu_protocol::host::Clock;
 use lingqu_protocol::ids::GrantId;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use volume::{Volume, VolumeBook};
 
 /// The gate of one gateway.
 pub struct Gate {
+    /// Held for as long as it takes to copy or to replace a pointer, never while a snapshot is made.
     snapshot: RwLock<Arc<Snapshot>>,
+    /// Who makes the next snapshot.
+    publishing: Mutex<()>,
     leashes: Arc<LeashBook>,
     volumes: VolumeBook,
     freshness: Arc<Freshness>,
@@ -43,6 +49,7 @@ impl Gate {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             snapshot: RwLock::new(Arc::new(Snapshot::default())),
+            publishing: Mutex::new(()),
             leashes: Arc::new(LeashBook::default()),
             volumes: VolumeBook::default(),
             freshness: Arc::new(Freshness::default()),
@@ -59,9 +66,15 @@ impl Gate {
     /// Puts changes in force. What they narrow is cut before this returns.
     pub fn publish(&self, updates: Vec<Update>) {
         let cuts: Vec<(Selector, Cut)> = {
-            let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
-            let (next, cuts) = current.with(updates);
-            *current = Arc::new(next);
+            let _alone = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
+            let (next, cuts) = self.snapshot().with(updates);
+            let next = Arc::new(next);
+            let before = {
+                let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *current, next)
+            };
+            // Requests go on while what nobody has any more is taken down.
+            drop(before);
             cuts
         };
         for (selector, cut) in cuts {

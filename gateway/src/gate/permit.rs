@@ -2,8 +2,9 @@
 //! everything in `flow` asks for one.
 
 use super::decide::{AllowedPull, AllowedPush, Peer};
+use super::grant::Grant;
 use super::leash::{Leash, Tags};
-use super::snapshot::{EntryView, GrantView};
+use super::snapshot::EntryView;
 use super::volume::Volume;
 use lingqu_protocol::predicate::TypedPredicate;
 use std::sync::Arc;
@@ -30,23 +31,23 @@ impl PullPermit {
     }
 
     /// Under which grant.
-    pub fn grant(&self) -> &Arc<GrantView> {
+    pub fn grant(&self) -> &Grant {
         &self.allowed.grant
     }
 
     /// Indices of the columns that may leave, in the order asked for; none for files.
     pub fn columns(&self) -> &[usize] {
-        &self.allowed.columns
+        self.allowed.columns.places()
     }
 
     /// Which rows may leave; all where there is none.
     pub fn rows(&self) -> Option<&TypedPredicate> {
-        self.allowed.rows.as_ref()
+        self.allowed.rows()
     }
 
     /// For what.
     pub fn purpose(&self) -> &str {
-        &self.allowed.purpose
+        self.allowed.purpose.text()
     }
 
     /// What the bytes count against; reserved before they are sent.

@@ -1,8 +1,10 @@
-//! The policy that is in force, as one immutable value. A change makes a new one that shares all but the changed agency's
-//! shard with the one before, so that one change of a million grants copies little.
+//! The policy that is in force, as one immutable value. A change makes a new one that shares all but a few leaves of its
+//! tables with the one before, so that one change of a million grants copies little.
 
+use super::grant::{Grant, Parts};
 use super::leash::{Cut, Selector};
-use lingqu_protocol::agency::{AgentId, AgentName, CreditCode};
+use super::table::{Keyed, Table};
+use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::EntrySpec;
@@ -10,8 +12,8 @@ use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::region::{RegionCode, RegionLevel};
 use lingqu_protocol::scope::Scope;
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An agency as the root names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +75,7 @@ pub enum GrantStatus {
     },
 }
 
-/// A grant (共享权限).
+/// A grant (共享权限), as it is told to the gate; how the gate keeps it is [`Grant`].
 #[derive(Clone, Debug)]
 pub struct GrantView {
     /// Its id.
@@ -118,21 +120,40 @@ pub enum Update {
     Resume(Selector),
 }
 
-/// Everything about one agency that a request of its agents is judged by.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Shard {
-    pub(super) agency: Option<AgencyView>,
-    pub(super) agents: HashMap<AgentName, AgentView>,
-    pub(super) grants: HashMap<GrantId, Arc<GrantView>>,
+/// An agency and what it was granted.
+#[derive(Clone, Debug)]
+struct Agency {
+    code: CreditCode,
+    /// None before the root names it.
+    view: Option<AgencyView>,
+    grants: Arc<BTreeSet<(EntryId, GrantId)>>,
+}
+
+impl Keyed for Agency {
+    type Key = CreditCode;
+    fn key(&self) -> &CreditCode {
+        &self.code
+    }
+}
+
+impl Keyed for AgentView {
+    type Key = AgentId;
+    fn key(&self) -> &AgentId {
+        &self.id
+    }
 }
 
 /// The policy in force.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    shards: Arc<HashMap<CreditCode, Arc<Shard>>>,
-    entries: Arc<HashMap<EntryId, Arc<EntryView>>>,
-    codes: Arc<HashMap<String, EntryId>>,
+    agencies: Table<Agency>,
+    agents: Table<AgentView>,
+    entries: Table<(EntryId, Arc<EntryView>)>,
+    codes: Table<(String, EntryId)>,
+    grants: Table<Grant>,
     stops: Arc<Vec<StopView>>,
+    /// Shared by all that follow from each other; used by whoever makes the next one.
+    parts: Arc<Mutex<Parts>>,
 }
 
 impl Snapshot {
@@ -145,35 +166,43 @@ impl Snapshot {
 
     /// An agency.
     pub fn agency(&self, code: &CreditCode) -> Option<&AgencyView> {
-        self.shards.get(code)?.agency.as_ref()
+        self.agencies.get(code)?.view.as_ref()
     }
 
     /// An agent.
     pub fn agent(&self, id: &AgentId) -> Option<&AgentView> {
-        self.shards.get(&id.agency)?.agents.get(&id.name)
+        self.agents.get(id)
     }
 
     /// An entry by its id.
     pub fn entry(&self, id: &EntryId) -> Option<&Arc<EntryView>> {
-        self.entries.get(id)
+        self.entries.get(id).map(|(_, entry)| entry)
     }
 
     /// An entry by its id or its code.
     pub fn find_entry(&self, text: &str) -> Option<&Arc<EntryView>> {
         match text.parse() {
-            Ok(id) => self.entries.get(&id),
-            Err(_) => self.entries.get(self.codes.get(text)?),
+            Ok(id) => self.entry(&id),
+            Err(_) => self.entry(&self.codes.get(&text.to_owned())?.1),
         }
     }
 
     /// A grant of this requester.
-    pub fn grant(&self, requester: &CreditCode, id: &GrantId) -> Option<&Arc<GrantView>> {
-        self.shards.get(requester)?.grants.get(id)
+    pub fn grant(&self, requester: &CreditCode, id: &GrantId) -> Option<&Grant> {
+        self.grants.get(id).filter(|grant| grant.requester() == *requester)
     }
 
-    /// All grants of this requester, in no order.
-    pub fn grants(&self, requester: &CreditCode) -> impl Iterator<Item = &Arc<GrantView>> {
-        self.shards.get(requester).into_iter().flat_map(|shard| shard.grants.values())
+    /// All grants of this requester.
+    pub fn grants(&self, requester: &CreditCode) -> impl Iterator<Item = &Grant> {
+        let ids = self.agencies.get(requester).into_iter().flat_map(|agency| agency.grants.iter());
+        ids.filter_map(|(_, id)| self.grants.get(id))
+    }
+
+    /// This requester's grants of an entry, in the order of their ids.
+    pub fn grants_of(&self, requester: &CreditCode, entry: EntryId) -> impl Iterator<Item = &Grant> {
+        let range = (entry, GrantId::from_bits(0))..=(entry, GrantId::from_bits(u128::MAX));
+        let ids = self.agencies.get(requester).into_iter().flat_map(move |agency| agency.grants.range(range.clone()));
+        ids.filter_map(|(_, id)| self.grants.get(id))
     }
 
     /// The stops in force.
@@ -183,16 +212,14 @@ impl Snapshot {
 
     /// Agencies, agents, entries and grants that are known.
     pub fn counts(&self) -> [usize; 4] {
-        let agents = self.shards.values().map(|s| s.agents.len()).sum();
-        let grants = self.shards.values().map(|s| s.grants.len()).sum();
-        [self.shards.len(), agents, self.entries.len(), grants]
+        [self.agencies.len(), self.agents.len(), self.entries.len(), self.grants.len()]
     }
 
     fn apply(&mut self, update: Update) -> Option<(Selector, Cut)> {
         match update {
             Update::Agency(agency) => {
-                let code = agency.code;
-                self.shard(code).agency = Some(agency);
+                let known = self.known(agency.code);
+                self.agencies.insert(Agency { view: Some(agency), ..known });
                 None
             }
             Update::Agent(agent) => {
@@ -200,7 +227,7 @@ impl Snapshot {
                     let cut = Cut { code: CloseCode::Suspended, word: "agent_blocked", reason, since: Timestamp(0) };
                     (Selector::Agent(agent.id.clone()), cut)
                 });
-                self.shard(agent.id.agency).agents.insert(agent.id.name.clone(), agent);
+                self.agents.insert(agent);
                 cut
             }
             Update::Entry(entry) => self.apply_entry(entry),
@@ -221,16 +248,22 @@ impl Snapshot {
         }
     }
 
-    fn apply_entry(&mut self, entry: EntryView) -> Option<(Selector, Cut)> {
+    fn apply_entry(&mut self, mut entry: EntryView) -> Option<(Selector, Cut)> {
         let id = entry.id;
-        let codes = Arc::make_mut(&mut self.codes);
-        codes.retain(|_, of| *of != id);
-        if let Some(code) = &entry.code {
-            codes.insert(code.clone(), id);
+        let before = self.entry(&id).cloned();
+        if let Some(code) = before.as_ref().and_then(|before| before.code.as_ref()) {
+            self.codes.remove(code);
         }
-        let was = self.entries.get(&id).is_some_and(|e| e.published);
+        if let Some(code) = &entry.code {
+            self.codes.insert((code.clone(), id));
+        }
+        if let Some(before) = before.as_ref().filter(|before| before.spec == entry.spec) {
+            // The very same one: what grants have computed from it still holds.
+            entry.spec = Arc::clone(&before.spec);
+        }
+        let was = before.is_some_and(|before| before.published);
         let is = entry.published;
-        Arc::make_mut(&mut self.entries).insert(id, Arc::new(entry));
+        self.entries.insert((id, Arc::new(entry)));
         (was && !is).then(|| {
             let reason = "the entry is no longer published".to_owned();
             let cut = Cut { code: CloseCode::Suspended, word: "entry_withdrawn", reason, since: Timestamp(0) };
@@ -240,7 +273,7 @@ impl Snapshot {
 
     fn apply_grant(&mut self, grant: GrantView) -> Option<(Selector, Cut)> {
         let selector = Selector::Grant(grant.id);
-        let before = self.shard(grant.requester).grants.get(&grant.id).map(|g| g.digest);
+        let before = self.grant(&grant.requester, &grant.id).map(|g| g.digest);
         let suspended =
             |word, reason: &str, since| Cut { code: CloseCode::Suspended, word, reason: reason.to_owned(), since };
         let cut = match &grant.status {
@@ -251,11 +284,18 @@ impl Snapshot {
             GrantStatus::Suspended { reason, since } => Some(suspended("grant_suspended", reason, *since)),
             GrantStatus::Terminated { reason, since } => Some(suspended("grant_terminated", reason, *since)),
         };
-        self.shard(grant.requester).grants.insert(grant.id, Arc::new(grant));
+        let kept = self.parts.lock().unwrap_or_else(PoisonError::into_inner).keep(&grant);
+        self.grants.insert(kept);
+        let mut agency = self.known(grant.requester);
+        if !agency.grants.contains(&(grant.entry, grant.id)) {
+            Arc::make_mut(&mut agency.grants).insert((grant.entry, grant.id));
+            self.agencies.insert(agency);
+        }
         cut.map(|cut| (selector, cut))
     }
 
-    fn shard(&mut self, agency: CreditCode) -> &mut Shard {
-        Arc::make_mut(Arc::make_mut(&mut self.shards).entry(agency).or_default())
+    /// What is known of an agency, as a copy that can be changed.
+    fn known(&self, code: CreditCode) -> Agency {
+        self.agencies.get(&code).cloned().unwrap_or_else(|| Agency { code, view: None, grants: Arc::default() })
     }
 }

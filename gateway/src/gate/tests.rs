@@ -46,19 +46,7 @@ grade = "general-3"
 personal = true
 "#;
 
-const APPLICATION: &str = r#"
-entry = "307010/000001"
-basis = "社会救助暂行办法"
-scenario = "低收入家庭经济状况核对"
-purposes = ["低收入家庭核对"]
-columns = ["region", "credit_code"]
-where = "region within '4403'"
-methods = ["batch_exchange"]
-networks = ["127.0.0.0/8"]
-from = 2026-12-01
-until = 2027-06-30
-volume_bytes_max = 1_000_000
-"#;
+const APPLICATION: &str = include_str!("tests/application.toml");
 
 /// 2027-01-01, within the period.
 const NOW: Timestamp = Timestamp(1_798_732_800_000);

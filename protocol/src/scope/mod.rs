@@ -46,12 +46,22 @@ pub struct Scope {
 impl Scope {
     /// The first instant of the period.
     pub fn starts_at(&self) -> Timestamp {
-        midnight(self.from)
+        Self::first_instant(self.from)
     }
 
     /// The first instant after the period: midnight at the end of its last day.
     pub fn ends_at(&self) -> Timestamp {
-        self.until.succ_opt().map_or(Timestamp(i64::MAX), midnight)
+        Self::instant_after(self.until)
+    }
+
+    /// The first instant of a period that begins on this day.
+    pub fn first_instant(from: NaiveDate) -> Timestamp {
+        midnight(from)
+    }
+
+    /// The first instant after a period that has this as its last day.
+    pub fn instant_after(until: NaiveDate) -> Timestamp {
+        until.succ_opt().map_or(Timestamp(i64::MAX), midnight)
     }
 
     /// Whether `now` lies in the period.

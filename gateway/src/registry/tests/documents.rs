@@ -23,8 +23,8 @@ async fn from_catalogue_to_grant_each_step_has_its_leaf_and_reaches_the_gate() {
     assert_eq!(taken.json["application"], applied.0.to_string());
     assert_eq!(w.ledger_size().await, before + 4, "one leaf a change");
     let view = w.gate.snapshot().grant(&w.requester.code, &grant).unwrap().clone();
-    assert_eq!(view.status, GrantStatus::InForce);
-    assert_eq!(view.scope.columns, ["region"]);
+    assert_eq!(view.status(), &GrantStatus::InForce);
+    assert_eq!(view.scope.terms().columns, ["region"]);
     assert_eq!(view.scope.until.to_string(), "2027-01-31");
     assert!(w.gate.snapshot().grant(&w.other.code, &grant).is_none());
 
@@ -45,7 +45,7 @@ async fn a_restart_publishes_the_same() {
     let (_, gate) = w.restarted().await;
     assert_eq!(gate.snapshot().counts(), w.gate.snapshot().counts());
     assert_eq!(gate.snapshot().stops(), w.gate.snapshot().stops());
-    let status = |gate: &crate::gate::Gate| gate.snapshot().grant(&w.requester.code, &grant).unwrap().status.clone();
+    let status = |gate: &crate::gate::Gate| gate.snapshot().grant(&w.requester.code, &grant).unwrap().status().clone();
     assert_eq!(status(&gate), status(&w.gate));
     assert!(matches!(status(&gate), GrantStatus::Suspended { .. }));
 }
@@ -120,7 +120,7 @@ async fn nobody_signs_against_one_text_and_acts_on_another() {
     assert_eq!(word(w.hand_in(by.0, by.1, reinstate(), Some(other)).await), "predecessor_changed");
     let stands = digest(&w.show(&w.provider, "grant", &grant.to_string()).await.unwrap());
     w.hand_in(by.0, by.1, reinstate(), Some(stands)).await.unwrap();
-    assert_eq!(w.gate.snapshot().grant(&w.requester.code, &grant).unwrap().status, GrantStatus::InForce);
+    assert_eq!(w.gate.snapshot().grant(&w.requester.code, &grant).unwrap().status(), &GrantStatus::InForce);
     w.registry.narrow(&w.provider.agent, &grant.to_string(), "再查").await.unwrap();
     assert_eq!(word(w.hand_in(by.0, by.1, reinstate(), Some(stands)).await), "predecessor_changed");
 }
@@ -214,7 +214,7 @@ async fn narrowing_acts_even_when_the_commit_fails_and_widening_does_not() {
     let w = World::new().await;
     w.published().await;
     let grant = w.granted().await;
-    let status = || w.gate.snapshot().grant(&w.requester.code, &grant).unwrap().status.clone();
+    let status = || w.gate.snapshot().grant(&w.requester.code, &grant).unwrap().status().clone();
     w.state.fail_next_commit(CommitFault::Full);
     let result = w.registry.narrow(&w.provider.agent, &grant.to_string(), "检查").await;
     assert_eq!(result, Err(RegistryError::State(StateError::Full)));

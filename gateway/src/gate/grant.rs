@@ -1,0 +1,363 @@
+//! Grants as the gate keeps them: a million of them, each in two lines of a cache. What many have in common is held once:
+//! columns with their terms, conditions on rows, the networks of a requester. What follows from it for an entry as it
+//! stands (places of columns, the typed condition) is computed once, and again where the entry changed since.
+
+use super::snapshot::{EntryView, GrantStatus, GrantView};
+use super::table::Keyed;
+use chrono::NaiveDate;
+use ipnet::IpNet;
+use lingqu_protocol::agency::CreditCode;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::{EntryId, GrantId};
+use lingqu_protocol::predicate::{Predicate, TypedPredicate};
+use lingqu_protocol::scope::Scope;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
+
+/// Parts that may be forgotten before they are looked for: a round over all of them is nothing beside making so many.
+const SWEEP_AT_LEAST: usize = 4_096;
+
+/// A grant in force or not. Cloning it copies no text.
+#[derive(Clone, Debug)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// How far.
+    pub scope: GrantScope,
+    /// Digest of the signed answer that it follows from; another digest is another scope.
+    pub digest: Digest,
+    /// None where it is in force: nearly always.
+    status: Option<Arc<GrantStatus>>,
+}
+
+impl Grant {
+    /// What it grants.
+    pub fn entry(&self) -> EntryId {
+        self.scope.shape.entry
+    }
+
+    /// To whom.
+    pub fn requester(&self) -> CreditCode {
+        self.scope.party.requester
+    }
+
+    /// Whether it may be used.
+    pub fn status(&self) -> &GrantStatus {
+        self.status.as_deref().unwrap_or(&GrantStatus::InForce)
+    }
+}
+
+impl Keyed for Grant {
+    type Key = GrantId;
+    fn key(&self) -> &GrantId {
+        &self.id
+    }
+}
+
+/// A grant's scope. What is its own stands here; the rest it shares with others.
+#[derive(Clone, Debug)]
+pub struct GrantScope {
+    shape: Arc<Shape>,
+    party: Arc<Party>,
+    rows: Option<Arc<Rows>>,
+    /// The first day.
+    pub from: NaiveDate,
+    /// The last day, included.
+    pub until: NaiveDate,
+    /// Bytes that may pass in all; no bound where none is given.
+    pub volume_bytes_max: Option<u64>,
+}
+
+impl GrantScope {
+    /// All of it, put together again: for what is rare, not for every request.
+    pub fn whole(&self) -> Scope {
+        Scope {
+            rows: self.rows.as_ref().map(|rows| rows.predicate.clone()),
+            networks: self.party.networks.clone(),
+            from: self.from,
+            until: self.until,
+            volume_bytes_max: self.volume_bytes_max,
+            ..self.shape.terms.clone()
+        }
+    }
+
+    /// What does not depend on the grant alone: columns, purposes, methods and what else a scope says. Its rows, networks,
+    /// period and volume are blank; those are asked of the grant's scope itself.
+    pub fn terms(&self) -> &Scope {
+        &self.shape.terms
+    }
+
+    /// Its condition on rows.
+    pub fn rows(&self) -> Option<&Predicate> {
+        self.rows.as_ref().map(|rows| &rows.predicate)
+    }
+
+    /// The first instant of the period.
+    pub fn starts_at(&self) -> Timestamp {
+        Scope::first_instant(self.from)
+    }
+
+    /// The first instant after the period.
+    pub fn ends_at(&self) -> Timestamp {
+        Scope::instant_after(self.until)
+    }
+
+    /// Whether a call may come from `address`. An IPv4 address written in IPv6 counts as IPv4.
+    pub fn allows_network(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let networks = &self.party.networks;
+        networks.is_empty() || networks.iter().any(|net| net.contains(&address))
+    }
+
+    /// Places of all columns that are granted, where the entry still has them.
+    pub(super) fn places<'a>(&'a self, entry: &EntryView) -> Option<&'a [usize]> {
+        let known = self.shape.places.get_or_init(|| (Arc::clone(&entry.spec), self.shape.places_in(&entry.spec)));
+        if Arc::ptr_eq(&known.0, &entry.spec) { known.1.as_deref() } else { None }
+    }
+
+    /// The condition on rows as the entry types it; `None` where there is none, or where the entry changed since.
+    pub(super) fn typed_rows(&self, entry: &EntryView) -> Option<TypedRows> {
+        let rows = self.rows.as_ref()?;
+        let known = rows.typed.get_or_init(|| (Arc::clone(&entry.spec), rows.predicate.check(&entry.spec).ok()));
+        let holds = Arc::ptr_eq(&known.0, &entry.spec) && known.1.is_some();
+        holds.then(|| TypedRows::Shared(Arc::clone(rows)))
+    }
+
+    /// The one purpose that it is for, where there is just one.
+    pub(super) fn only_purpose(&self) -> Option<SharedText> {
+        matches!(self.shape.terms.purposes.as_slice(), [_]).then(|| SharedText(Arc::clone(&self.shape)))
+    }
+
+    /// The terms, to be held as long as an answer is.
+    pub(super) fn hold_places(&self) -> SharedPlaces {
+        SharedPlaces(Arc::clone(&self.shape))
+    }
+}
+
+/// What grants of one entry have in common.
+#[derive(Debug)]
+struct Shape {
+    entry: EntryId,
+    terms: Scope,
+    places: OnceLock<Computed<Box<[usize]>>>,
+}
+
+/// What was computed from an entry as it then stood, where that could be.
+type Computed<T> = (Arc<EntrySpec>, Option<T>);
+
+impl Shape {
+    /// `None` where a column is gone or named twice: whoever asks then hears which.
+    fn places_in(&self, spec: &EntrySpec) -> Option<Box<[usize]>> {
+        let mut places = Vec::with_capacity(self.terms.columns.len());
+        for name in &self.terms.columns {
+            let (place, _) = spec.item(name)?;
+            if places.contains(&place) {
+                return None;
+            }
+            places.push(place);
+        }
+        Some(places.into())
+    }
+}
+
+/// Who calls, and from where.
+#[derive(Debug)]
+struct Party {
+    requester: CreditCode,
+    networks: Vec<IpNet>,
+}
+
+/// A condition on the rows of one entry.
+#[derive(Debug)]
+pub(super) struct Rows {
+    entry: EntryId,
+    predicate: Predicate,
+    typed: OnceLock<Computed<TypedPredicate>>,
+}
+
+/// A typed condition: the grant's own, or one that was made for a request.
+#[derive(Clone, Debug)]
+pub(super) enum TypedRows {
+    Shared(Arc<Rows>),
+    Made(TypedPredicate),
+}
+
+impl TypedRows {
+    pub(super) fn get(&self) -> Option<&TypedPredicate> {
+        match self {
+            Self::Shared(rows) => rows.typed.get().and_then(|(_, typed)| typed.as_ref()),
+            Self::Made(typed) => Some(typed),
+        }
+    }
+}
+
+/// All granted columns' places.
+#[derive(Clone, Debug)]
+pub(super) struct SharedPlaces(Arc<Shape>);
+
+impl SharedPlaces {
+    pub(super) fn get(&self) -> &[usize] {
+        self.0.places.get().and_then(|(_, places)| places.as_deref()).unwrap_or_default()
+    }
+}
+
+/// The only purpose of a grant.
+#[derive(Clone, Debug)]
+pub(super) struct SharedText(Arc<Shape>);
+
+impl SharedText {
+    pub(super) fn get(&self) -> &str {
+        self.0.terms.purposes.first().map_or("", String::as_str)
+    }
+}
+
+/// Finds equal parts, so that each is held once.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    shapes: Interned<Shape>,
+    parties: Interned<Party>,
+    rows: Interned<Rows>,
+    hasher: foldhash::fast::RandomState,
+}
+
+impl Parts {
+    /// The grant as it is kept.
+    pub(super) fn keep(&mut self, view: &GrantView) -> Grant {
+        let scope = view.scope.as_ref();
+        let blank = Scope {
+            rows: None,
+            networks: Vec::new(),
+            from: NaiveDate::MIN,
+            until: NaiveDate::MAX,
+            volume_bytes_max: None,
+            ..scope.clone()
+        };
+        let shape = self.shapes.find(
+            self.hasher.hash_one((view.entry, &blank.columns, &blank.purposes)),
+            |shape| shape.entry == view.entry && shape.terms == blank,
+            || Shape { entry: view.entry, terms: blank.clone(), places: OnceLock::new() },
+        );
+        let party = self.parties.find(
+            self.hasher.hash_one((view.requester, &scope.networks)),
+            |party| party.requester == view.requester && party.networks == scope.networks,
+            || Party { requester: view.requester, networks: scope.networks.clone() },
+        );
+        let rows = scope.rows.as_ref().map(|predicate| {
+            self.rows.find(
+                self.hash_of(view.entry, predicate),
+                |rows| rows.entry == view.entry && rows.predicate == *predicate,
+                || Rows { entry: view.entry, predicate: predicate.clone(), typed: OnceLock::new() },
+            )
+        });
+        let status = (view.status != GrantStatus::InForce).then(|| Arc::new(view.status.clone()));
+        let Scope { from, until, volume_bytes_max, .. } = *scope;
+        let scope = GrantScope { shape, party, rows, from, until, volume_bytes_max };
+        Grant { id: view.id, scope, digest: view.digest, status }
+    }
+
+    fn hash_of(&self, entry: EntryId, predicate: &Predicate) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        entry.hash(&mut hasher);
+        // A condition has one text.
+        predicate.to_string().hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// Parts by their hash.
+#[derive(Debug)]
+struct Interned<T> {
+    by_hash: HashMap<u64, Vec<Arc<T>>, foldhash::fast::RandomState>,
+    swept_at: usize,
+}
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self { by_hash: HashMap::default(), swept_at: SWEEP_AT_LEAST }
+    }
+}
+
+impl<T> Interned<T> {
+    fn find(&mut self, hash: u64, is_it: impl Fn(&T) -> bool, make: impl FnOnce() -> T) -> Arc<T> {
+        if self.by_hash.len() >= self.swept_at {
+            // What no grant has any more.
+            self.by_hash.retain(|_, parts| {
+                parts.retain(|part| Arc::strong_count(part) > 1);
+                !parts.is_empty()
+            });
+            self.swept_at = SWEEP_AT_LEAST.max(self.by_hash.len() * 2);
+        }
+        let same = self.by_hash.entry(hash).or_default();
+        if let Some(found) = same.iter().find(|part| is_it(part)) {
+            return Arc::clone(found);
+        }
+        let made = Arc::new(make());
+        same.push(Arc::clone(&made));
+        made
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+    use lingqu_protocol::scope::ApplicationSpec;
+
+    fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
+        let text = include_str!("tests/application.toml");
+        let mut scope = ApplicationSpec::parse(text).unwrap().scope;
+        change(&mut scope);
+        GrantView {
+            id: GrantId::from_bits(number),
+            entry: EntryId::from_bits(1),
+            requester: "91512081MA62K0260E".parse().unwrap(),
+            scope: Arc::new(scope),
+            status: GrantStatus::InForce,
+            digest: Digest::blake3(b"answer"),
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_scope_is_lost() {
+        let mut parts = Parts::default();
+        for change in [
+            (|_| {}) as fn(&mut Scope),
+            |s| s.rows = None,
+            |s| s.networks.clear(),
+            |s| s.volume_bytes_max = None,
+            |s| s.until = s.from,
+            |s| s.columns.truncate(1),
+            |s| s.purposes.push("统计".into()),
+        ] {
+            let view = view(1, change);
+            let kept = parts.keep(&view);
+            assert_eq!(kept.scope.whole(), *view.scope);
+            assert_eq!((kept.entry(), kept.requester()), (view.entry, view.requester));
+            assert_eq!((kept.scope.starts_at(), kept.scope.ends_at()), (view.scope.starts_at(), view.scope.ends_at()));
+        }
+    }
+
+    #[test]
+    fn equal_parts_are_held_once_and_forgotten_with_the_last_grant() {
+        let mut parts = Parts::default();
+        let first = parts.keep(&view(1, |_| {}));
+        let second = parts.keep(&view(2, |s| s.until = s.from));
+        assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
+        assert!(Arc::ptr_eq(&first.scope.party, &second.scope.party));
+        let other = parts.keep(&view(3, |s| s.columns.truncate(1)));
+        assert!(!Arc::ptr_eq(&first.scope.shape, &other.scope.shape));
+        for number in 0..3 * SWEEP_AT_LEAST as u128 {
+            parts.keep(&view(number, |s| s.columns = vec![format!("c{number}")]));
+        }
+        assert!(parts.shapes.by_hash.len() <= 2 * SWEEP_AT_LEAST, "parts of grants that are gone are forgotten");
+    }
+
+    #[test]
+    fn a_grant_is_two_lines_of_a_cache() {
+        assert!(size_of::<Option<Grant>>() <= 128, "{} bytes", size_of::<Option<Grant>>());
+    }
+}
