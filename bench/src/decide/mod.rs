@@ -109,7 +109,7 @@ pub fn measure(options: Options) -> Result<Scenario, BenchError> {
                 singles.add((since.elapsed().as_nanos() as f64 - clock_ns).max(0.0));
             }
         }
-        figures.insert(name.to_owned(), json!({ "batched_ns": batches.to_json(), "single_ns": singles.to_json() }));
+        figures.insert(name.to_owned(), json!({ "batched_ns": batches.summary(), "single_ns": singles.summary() }));
         if !narrowed {
             plain = batches;
         }
@@ -126,7 +126,7 @@ pub fn measure(options: Options) -> Result<Scenario, BenchError> {
     figures.insert("requests_quiet_ns".to_owned(), quiet.0);
     figures.insert("requests_while_changing_ns".to_owned(), changing.0);
     figures.insert("publish_ns".to_owned(), changing.1);
-    figures.insert("random_read_ns".to_owned(), reads.to_json());
+    figures.insert("random_read_ns".to_owned(), reads.summary());
     scenario.figures = json!({
         "seed": options.seed,
         "agencies": agencies,
@@ -223,7 +223,7 @@ fn requests(
     let mut changes = changer.and_then(|thread| thread.join().ok()).unwrap_or_default();
     // One that was asked for in the moment of its suspension may be.
     check(refused <= changes.0.len() as u64, || format!("{refused} permits were refused"))?;
-    Ok((times.to_json(), changes.to_json()))
+    Ok((times.summary(), changes.summary()))
 }
 
 /// One read of an array of `bytes`, each at a place that the one before decides, so that no two overlap.
@@ -278,7 +278,7 @@ impl Times {
         self.0.get(place).copied().unwrap_or(0.0)
     }
 
-    pub(crate) fn to_json(&mut self) -> Value {
+    pub(crate) fn summary(&mut self) -> Value {
         json!({
             "samples": self.0.len(),
             "median": self.at(0.5),

@@ -83,7 +83,7 @@ impl Population {
         };
         let scope = ApplicationSpec::parse(APPLICATION).map_err(BenchError::data("the bench's application"))?.scope;
         let columns = (0..COLUMN_SETS).map(|set| {
-            let chosen = (1..COLUMNS).filter(|column| mix(set * COLUMNS + column) % 3 == 0).map(column);
+            let chosen = (1..COLUMNS).filter(|column| mix(set * COLUMNS + column).is_multiple_of(3)).map(column);
             std::iter::once("region".to_owned()).chain(chosen).collect()
         });
         let rows = CITIES.iter().map(|city| Predicate::parse(&format!("region within '{city}'")));
@@ -144,7 +144,7 @@ impl Population {
         }
         scope.from = scope.from - chrono::Days::new((random >> 16) % 365);
         scope.until = scope.until + chrono::Days::new((random >> 24) % 365);
-        scope.volume_bytes_max = ((random >> 32) % 2 == 0).then_some((random >> 40) * 1_000_000 + 1);
+        scope.volume_bytes_max = (random >> 32).is_multiple_of(2).then_some((random >> 40) * 1_000_000 + 1);
         let reason = "测试".to_owned();
         Update::Grant(GrantView {
             id: grant_id(self.seed, number),

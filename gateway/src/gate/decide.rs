@@ -137,7 +137,13 @@ pub struct AllowedPush {
 /// # Errors
 /// One that is unknown, blocked or stopped.
 pub fn admit<'a>(snapshot: &'a Snapshot, peer: &Peer) -> Result<&'a AgencyView, Denied> {
-    let agency = snapshot.agency(&peer.agent.agency).ok_or(Denied::UnknownAgent)?;
+    may_speak(snapshot, peer)?;
+    snapshot.agency(&peer.agent.agency).ok_or(Denied::UnknownAgent)
+}
+
+/// [`admit`] without the agency: what every pull is judged by first.
+fn may_speak(snapshot: &Snapshot, peer: &Peer) -> Result<(), Denied> {
+    // Who is an agent is an agent of an agency that the root named: the registry takes no other.
     let agent = snapshot.agent(&peer.agent).ok_or(Denied::UnknownAgent)?;
     if let Some(reason) = &agent.blocked {
         return Err(Denied::Blocked { reason: reason.clone() });
@@ -147,8 +153,7 @@ pub fn admit<'a>(snapshot: &'a Snapshot, peer: &Peer) -> Result<&'a AgencyView, 
         Selector::Agency(code) => *code == peer.agent.agency,
         Selector::Agent(agent) => *agent == peer.agent,
         Selector::Entry(_) | Selector::Grant(_) => false,
-    })?;
-    Ok(agency)
+    })
 }
 
 /// Whether an agent may push a version of an entry: its agency is the provider.
@@ -178,7 +183,7 @@ pub fn push(snapshot: &Snapshot, peer: &Peer, entry: &str, _now: Now) -> Result<
 /// # Errors
 /// [`Denied`].
 pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull, Denied> {
-    admit(snapshot, peer)?;
+    may_speak(snapshot, peer)?;
     let grant = find_grant(snapshot, peer, &ask.target, now)?;
     let entry = snapshot.entry(&grant.entry()).ok_or(Denied::GrantNotFound)?;
     in_force(grant, now)?;
@@ -190,15 +195,16 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
     if !scope.allows_network(peer.address) {
         return Err(Denied::Network { seen: peer.address });
     }
-    let method = match entry.spec.format {
+    let format = scope.format(entry);
+    let method = match format {
         EntryFormat::Table => SharingMethod::BatchExchange,
         EntryFormat::File => SharingMethod::FileDownload,
     };
-    if !scope.terms().methods.contains(&method) {
+    if !scope.allows_method(method) {
         return Err(Denied::Method { asked: method });
     }
     let purpose = purpose(grant, ask.purpose.as_deref())?;
-    let (columns, rows) = match entry.spec.format {
+    let (columns, rows) = match format {
         EntryFormat::Table => (columns(grant, entry, &ask.columns)?, rows(grant, entry, ask)?),
         EntryFormat::File if !ask.columns.is_empty() || ask.rows.is_some() || ask.region.is_some() => {
             return Err(Denied::NoColumnsInFiles);

@@ -8,7 +8,7 @@ use chrono::NaiveDate;
 use ipnet::IpNet;
 use lingqu_protocol::agency::CreditCode;
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::entry::{EntryFormat, EntrySpec, SharingMethod};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::predicate::{Predicate, TypedPredicate};
@@ -77,7 +77,7 @@ impl GrantScope {
     pub fn whole(&self) -> Scope {
         Scope {
             rows: self.rows.as_ref().map(|rows| rows.predicate.clone()),
-            networks: self.party.networks.clone(),
+            networks: self.party.networks().copied().collect(),
             from: self.from,
             until: self.until,
             volume_bytes_max: self.volume_bytes_max,
@@ -109,14 +109,30 @@ impl GrantScope {
     /// Whether a call may come from `address`. An IPv4 address written in IPv6 counts as IPv4.
     pub fn allows_network(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        let networks = &self.party.networks;
-        networks.is_empty() || networks.iter().any(|net| net.contains(&address))
+        self.party.first.is_none() || self.party.networks().any(|net| net.contains(&address))
+    }
+
+    /// Whether it may be used in this way.
+    pub(super) fn allows_method(&self, method: SharingMethod) -> bool {
+        self.shape.methods & bit(method) != 0
+    }
+
+    /// Whether the entry is one of files, as it now stands.
+    pub(super) fn format(&self, entry: &EntryView) -> EntryFormat {
+        let known = self.known(entry);
+        // What is in force of the entry lies elsewhere in memory: it is read only where it changed.
+        if Arc::ptr_eq(&known.0, &entry.spec) { known.1 } else { entry.spec.format }
     }
 
     /// Places of all columns that are granted, where the entry still has them.
     pub(super) fn places<'a>(&'a self, entry: &EntryView) -> Option<&'a [usize]> {
-        let known = self.shape.places.get_or_init(|| (Arc::clone(&entry.spec), self.shape.places_in(&entry.spec)));
-        if Arc::ptr_eq(&known.0, &entry.spec) { known.1.as_deref() } else { None }
+        let known = self.known(entry);
+        if Arc::ptr_eq(&known.0, &entry.spec) { known.2.as_deref() } else { None }
+    }
+
+    fn known(&self, entry: &EntryView) -> &Known {
+        let of = |spec: &Arc<EntrySpec>| (Arc::clone(spec), spec.format, self.shape.places_in(spec));
+        self.shape.known.get_or_init(|| of(&entry.spec))
     }
 
     /// The condition on rows as the entry types it; `None` where there is none, or where the entry changed since.
@@ -143,11 +159,17 @@ impl GrantScope {
 struct Shape {
     entry: EntryId,
     terms: Scope,
-    places: OnceLock<Computed<Box<[usize]>>>,
+    /// A bit for each.
+    methods: u8,
+    known: OnceLock<Known>,
 }
 
-/// What was computed from an entry as it then stood, where that could be.
-type Computed<T> = (Arc<EntrySpec>, Option<T>);
+/// An entry as it stood when it was first asked for, its format, and the places of all columns where they could be found.
+type Known = (Arc<EntrySpec>, EntryFormat, Option<Box<[usize]>>);
+
+fn bit(method: SharingMethod) -> u8 {
+    1 << method as u8
+}
 
 impl Shape {
     /// `None` where a column is gone or named twice: whoever asks then hears which.
@@ -168,7 +190,15 @@ impl Shape {
 #[derive(Debug)]
 struct Party {
     requester: CreditCode,
-    networks: Vec<IpNet>,
+    /// The first, or only, network stands here: one line of memory is read, not two. None where any will do.
+    first: Option<IpNet>,
+    more: Vec<IpNet>,
+}
+
+impl Party {
+    fn networks(&self) -> impl Iterator<Item = &IpNet> {
+        self.first.iter().chain(&self.more)
+    }
 }
 
 /// A condition on the rows of one entry.
@@ -176,7 +206,7 @@ struct Party {
 pub(super) struct Rows {
     entry: EntryId,
     predicate: Predicate,
-    typed: OnceLock<Computed<TypedPredicate>>,
+    typed: OnceLock<(Arc<EntrySpec>, Option<TypedPredicate>)>,
 }
 
 /// A typed condition: the grant's own, or one that was made for a request.
@@ -201,7 +231,7 @@ pub(super) struct SharedPlaces(Arc<Shape>);
 
 impl SharedPlaces {
     pub(super) fn get(&self) -> &[usize] {
-        self.0.places.get().and_then(|(_, places)| places.as_deref()).unwrap_or_default()
+        self.0.known.get().and_then(|(_, _, places)| places.as_deref()).unwrap_or_default()
     }
 }
 
@@ -236,15 +266,20 @@ impl Parts {
             volume_bytes_max: None,
             ..scope.clone()
         };
+        let methods = blank.methods.iter().fold(0, |bits, method| bits | bit(*method));
         let shape = self.shapes.find(
             self.hasher.hash_one((view.entry, &blank.columns, &blank.purposes)),
             |shape| shape.entry == view.entry && shape.terms == blank,
-            || Shape { entry: view.entry, terms: blank.clone(), places: OnceLock::new() },
+            || Shape { entry: view.entry, methods, terms: blank.clone(), known: OnceLock::new() },
         );
         let party = self.parties.find(
             self.hasher.hash_one((view.requester, &scope.networks)),
-            |party| party.requester == view.requester && party.networks == scope.networks,
-            || Party { requester: view.requester, networks: scope.networks.clone() },
+            |party| party.requester == view.requester && party.networks().eq(&scope.networks),
+            || Party {
+                requester: view.requester,
+                first: scope.networks.first().copied(),
+                more: scope.networks.get(1..).unwrap_or_default().to_vec(),
+            },
         );
         let rows = scope.rows.as_ref().map(|predicate| {
             self.rows.find(
@@ -328,6 +363,7 @@ mod tests {
             (|_| {}) as fn(&mut Scope),
             |s| s.rows = None,
             |s| s.networks.clear(),
+            |s| s.networks.push("10.0.0.0/8".parse().unwrap()),
             |s| s.volume_bytes_max = None,
             |s| s.until = s.from,
             |s| s.columns.truncate(1),
