@@ -144,6 +144,7 @@ impl AgentError {
             Self::Integrity(_) => 5,
             Self::Unreachable(_) => 6,
             Self::Data(_) => 7,
+            Self::Refused(fault) if USAGE_WORDS.contains(&fault.word.as_str()) => 2,
             Self::Refused(fault) => refusal(fault.close_code()).exit_code(),
             Self::Session(SessionError::Stream(StreamError::Lost(_))) => 6,
             Self::Session(error) => refusal(error.close_code()).exit_code(),
@@ -265,6 +266,9 @@ impl AgentError {
         Self::Machine(Told::new("entropy", error.to_string(), format!("系统随机数发生器失败：{error}")))
     }
 }
+
+/// Refusals of the gateway that say that the command line does not fit the entry: only the gateway knows its types.
+const USAGE_WORDS: [&str; 4] = ["bad_predicate", "column_twice", "no_columns_in_files", "no_region_column"];
 
 /// A refusal never ends a command with 0, whatever code a gateway wrote into it.
 const fn refusal(code: CloseCode) -> CloseCode {

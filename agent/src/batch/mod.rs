@@ -1,6 +1,7 @@
 //! Rows in files: read into batches of an entry's columns, and written from them.
 
 mod csv;
+mod pages;
 mod parquet;
 pub mod sink;
 

@@ -24,8 +24,10 @@ pub(super) fn read(file: Box<dyn DiskFile>, path: &Path, spec: &EntrySpec, take:
     };
     let len = file.len().map_err(|e| AgentError::io("reading", path, &e))?;
     let chunks = Chunks { file: Arc::from(file), len };
+    let file = Arc::clone(&chunks.file);
     let builder = ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(|e| broken(&e))?;
     check_columns(path, spec, builder.schema())?;
+    super::pages::check(&*file, builder.metadata()).map_err(|why| broken(&why))?;
     let rows = batch_rows(builder.metadata()).ok_or_else(|| broken(&"a column chunk is over 1 GiB"))?;
     let reader = builder.with_batch_size(rows).build().map_err(|e| broken(&e))?;
     for batch in reader {

@@ -113,7 +113,17 @@ pub(super) fn verify(app: &App, args: &VerifyArgs) -> Result<(), AgentError> {
 
 /// The root's public key: from a file, or the profile's.
 pub(super) fn trust(app: &App, file: Option<&Path>) -> Result<PublicKey, AgentError> {
-    let Some(path) = file else { return Ok(app.profile()?.settings().root) };
+    let Some(path) = file else {
+        if app.profile_dir.is_none() {
+            return Err(AgentError::Usage(
+                Told::new("no_trust", "nothing says which root is trusted", "未指定信任的根").next(
+                    "add --trust FILE with the root's public key (root.pub), or --profile DIR to trust its root",
+                    "用 --trust 给出根的公钥文件（root.pub），或用 --profile 使用该配置所信任的根",
+                ),
+            ));
+        }
+        return Ok(app.profile()?.settings().root);
+    };
     let text = super::read_text(path, KEY_TEXT_BYTES_MAX)?;
     text.trim().parse().map_err(|e| {
         let path = path.display();

@@ -14,6 +14,8 @@ use crate::upload::{batch, files};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::predicate::Predicate;
+use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::wire::{CancelTransfer, reply, request};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -78,12 +80,13 @@ pub(super) async fn push(app: &App, command: PushCommand) -> Result<u8, AgentErr
 
 /// `pull`.
 pub(super) async fn pull(app: &App, args: PullArgs) -> Result<u8, AgentError> {
+    let columns = asked(&args)?;
     let desk = Desk::new(app)?;
     let work = PullWork {
         target: args.target.clone(),
         version: args.version.unwrap_or(0),
         files: args.files,
-        columns: args.columns,
+        columns,
         where_text: args.where_.unwrap_or_default(),
         region: args.region.unwrap_or_default(),
         purpose: args.purpose.unwrap_or_default(),
@@ -92,6 +95,38 @@ pub(super) async fn pull(app: &App, args: PullArgs) -> Result<u8, AgentError> {
     let key = args.idempotency_key.as_deref();
     let (hold, record) = desk.write_down(app, &args.target, key, Work::Pull(work))?;
     run(app, &desk, &hold, record, args.receipt.as_deref(), key.is_some()).await
+}
+
+/// The columns that a pull asks for, after what it says was read: a mistake is the caller's, and nothing is written down or
+/// asked of the gateway for it.
+fn asked(args: &PullArgs) -> Result<Vec<String>, AgentError> {
+    let usage = |option: &str, en: String, zh: String| {
+        let told = Told::new("bad_option", format!("{option}: {en}"), format!("{option}：{zh}"));
+        AgentError::Usage(told.next("see `lingqu pull --help`", "参见 `lingqu pull --help`"))
+    };
+    if let Some(text) = &args.where_ {
+        Predicate::parse(text)
+            .map_err(|e| usage("--where", e.to_string(), format!("第 {} 个字符处：{}", e.position, e.problem)))?;
+    }
+    if let Some(text) = &args.region {
+        text.parse::<RegionCode>().map_err(|e| usage("--region", e.to_string(), e.to_string()))?;
+    }
+    let columns: Vec<String> = args.columns.iter().map(|name| name.trim().to_owned()).collect();
+    for (at, name) in columns.iter().enumerate() {
+        let place = at + 1;
+        if name.is_empty() {
+            return Err(usage("--columns", format!("name {place} is empty"), format!("第 {place} 个列名为空")));
+        }
+        if columns.iter().take(at).any(|before| before == name) {
+            let shown = crate::output::clean(name);
+            return Err(usage(
+                "--columns",
+                format!("name {place}, {shown:?}, is there twice"),
+                format!("第 {place} 个列名 {shown:?} 重复"),
+            ));
+        }
+    }
+    Ok(columns)
 }
 
 /// A resume may be said from another folder.
@@ -353,6 +388,31 @@ mod tests {
         let said = shown(&outbox, &record);
         assert_eq!((&said["state"], &said["error"]["exit_code"]), (&json!("failed"), &json!(7)));
         assert_eq!((&said["id"], &said["out"]), (&json!(record.id), &json!("/x/out")));
+    }
+
+    #[test]
+    fn what_a_pull_asks_for_is_read_before_anything_is_done() {
+        use crate::cli::args::{Cli, Command};
+        use clap::Parser as _;
+        let asked = |more: &[&str]| {
+            let line = [&["lingqu", "pull", "g", "--out", "o"], more].concat();
+            let Command::Pull(args) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+            asked(&args)
+        };
+        assert_eq!(asked(&["--columns", "a, b", "--where", "a = 1", "--region", "4403"]).unwrap(), ["a", "b"]);
+        for (more, part) in [
+            (["--where", "a = "], "character 5"),
+            (["--where", ""], "character 1"),
+            (["--where", "a = 1; drop"], "character 6"),
+            (["--region", "440300"], "4403"),
+            (["--region", "深圳"], "深圳"),
+            (["--columns", "a,,b"], "name 2"),
+            (["--columns", "a,b,a"], "name 3"),
+        ] {
+            let error = asked(&more).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{more:?}");
+            assert!(error.to_string().contains(more[0]) && error.to_string().contains(part), "{more:?}: {error}");
+        }
     }
 
     #[test]

@@ -41,6 +41,13 @@ fn the_table_of_exit_codes() {
 }
 
 #[test]
+fn a_condition_that_does_not_fit_the_entry_is_the_command_lines_fault() {
+    let fault = |word: &str| Box::new(Fault { word: word.into(), ..*fault(CloseCode::Denied) });
+    assert_eq!(AgentError::Refused(fault("bad_predicate")).exit_code(), 2);
+    assert_eq!(AgentError::Refused(fault("predicate_outside_scope")).exit_code(), 3);
+}
+
+#[test]
 fn no_refusal_ends_with_zero() {
     for code in CloseCode::ALL {
         assert_ne!(AgentError::Refused(fault(code)).exit_code(), 0, "{code:?}");

@@ -1,7 +1,7 @@
 //! Handing a command to whoever can do it: the gateway that runs, or this process.
 
 use super::{Answer, Command, Failure, LINE_BYTES_MAX, execute};
-use crate::folder::{Folder, FolderError, Layout};
+use crate::folder::{CutsFile, Folder, FolderError, Layout};
 use crate::registry::Registry;
 use crate::registry::port::Nobody;
 use crate::state::SqliteState;
@@ -59,6 +59,7 @@ pub async fn run(dir: &Path, command: Command) -> Result<Value, Failure> {
 /// In this process. The caller holds the lock.
 async fn here(dir: &Path, command: Command) -> Result<Value, Failure> {
     let folder = Folder::open(dir)?;
+    let cuts = Arc::new(CutsFile::open(&folder.layout.cuts())?);
     let state = SqliteState::open(&folder.layout.state()).await.map_err(FolderError::State)?;
     let state = Arc::new(state);
     let registry = Registry::new(
@@ -68,7 +69,8 @@ async fn here(dir: &Path, command: Command) -> Result<Value, Failure> {
         Arc::new(OsEntropy::new()),
         Arc::new(folder.ca),
         folder.identity,
-    );
+    )
+    .keeping(cuts);
     let done = execute(&registry, state.as_ref(), command).await;
     state.close().await;
     done

@@ -26,6 +26,16 @@ pub enum Command {
         /// The envelope.
         envelope: String,
     },
+    /// Takes the root's statement of an agency over the one that stands, a DSSE envelope as JSON text.
+    AgencyChange {
+        /// The envelope.
+        envelope: String,
+    },
+    /// One agency.
+    AgencyShow {
+        /// Its credit code.
+        code: String,
+    },
     /// A page of agencies.
     AgencyList {
         /// Where the last page ended.
@@ -102,6 +112,12 @@ pub enum Command {
 pub async fn execute(registry: &Registry, state: &dyn State, command: Command) -> Result<Value, Failure> {
     Ok(match command {
         Command::AgencyAdd { envelope } => registry.agency_add(&parse(&envelope)?).await?,
+        Command::AgencyChange { envelope } => registry.agency_change(&parse(&envelope)?).await?,
+        Command::AgencyShow { code } => {
+            let next = "see `lingqu-gateway agency list`";
+            let code = CreditCode::parse(&code).map_err(|e| Failure::usage(format!("{code:?}: {e}"), next))?;
+            registry.agency_show(code).await?
+        }
         Command::AgencyList { after } => {
             let (agencies, next) = registry.agencies(&after).await?;
             json!({ "agencies": agencies, "next": next })

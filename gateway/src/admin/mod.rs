@@ -84,6 +84,11 @@ impl From<FolderError> for Failure {
             FolderError::Differs(_) | FolderError::Statement(_) => {
                 (5, "folder_differs", "restore the whole folder from one backup")
             }
+            FolderError::Cuts { .. } => (
+                5,
+                "cuts_unreadable",
+                "read in the log and in the file what was to be stopped; move the file away, then `stop` it and serve",
+            ),
             _ => (1, "folder_failed", "look at what is named; nothing was changed"),
         };
         Self { code, word: word.into(), text: error.to_string(), next: next.into() }

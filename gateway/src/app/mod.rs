@@ -12,7 +12,7 @@ use crate::edge::endpoint::{self, Door, LIMITS, handshakes};
 use crate::edge::session::Services;
 use crate::flow::record::volume_usage;
 use crate::flow::{Facts, Flow, FlowParts};
-use crate::folder::{Folder, FolderError};
+use crate::folder::{CutsFile, Folder, FolderError};
 use crate::gate::{ClosedWhy, Gate};
 use crate::lake::local::LocalStore;
 use crate::lake::store::Lake;
@@ -134,6 +134,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
 
     let state: Arc<dyn State> = Arc::new(SqliteState::open(&folder.layout.state()).await?);
     let store = LocalStore::open(Arc::new(OsDisk), folder.layout.lake()).map_err(doing("opening the lake"))?;
+    let cuts = CutsFile::open(&folder.layout.cuts())?;
     let gate = Arc::new(Gate::new(Arc::clone(&clock)));
     let ca = folder.ca.certificate().clone();
     let domain = folder.identity.domain.clone();
@@ -153,14 +154,15 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         domain: domain.clone(),
         statement: folder.identity.statement.to_json().into(),
     };
-    let registry = Arc::new(Registry::new(
+    let registry = Registry::new(
         Arc::clone(&state),
         Arc::clone(&gate) as Arc<dyn crate::registry::Publish>,
         Arc::clone(&clock),
         Arc::clone(&entropy),
         Arc::new(folder.ca),
         folder.identity,
-    ));
+    );
+    let registry = Arc::new(registry.keeping(Arc::new(cuts)));
     let flow = Arc::new(Flow::new(FlowParts {
         state: Arc::clone(&state),
         ledger: Arc::new(ledger),
@@ -172,6 +174,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     }));
 
     registry.load().await?;
+    registry.record_cuts().await?;
     restore_volumes(&gate, state.as_ref()).await?;
     heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
     let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));

@@ -147,17 +147,33 @@ pub(super) struct Initial {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Agency {
-    /// Name an agency, or name it anew
+    /// Name an agency
     #[command(
         after_help = "  lingqu-gateway --dir gw agency add 91350100M000100Y43 --name 市场监督管理局 --region 4403:city \\
     --duty 市场主体登记 --root root
-  lingqu-gateway --dir gw agency add CODE --name 政务服务和数据管理局 --region 4403:city --authority --root root"
+  lingqu-gateway --dir gw agency add CODE --name 政务服务和数据管理局 --region 4403:city --authority --root root
+
+An agency that is here already is not changed by this: see `agency change`."
     )]
     Add(AgencyAdd),
+    /// Change what the root says of an agency that is here: only what is named changes
+    #[command(
+        after_help = "The root signs the whole statement anew, over the one that stands; the change has its entry in the ledger.
+
+  lingqu-gateway --dir gw agency change 91350100M000100Y43 --name 市场监督管理局（知识产权局） --root root
+  lingqu-gateway --dir gw agency change CODE --no-authority --root root"
+    )]
+    Change(AgencyChange),
+    /// Show one agency
+    Show {
+        /// Credit code
+        code: String,
+    },
     /// Name many: CSV with the columns code, name, region, level, duties, parent, authority
     #[command(
         after_help = "The first line names the columns; duties are parted by ; and may be empty, as may parent; authority is true or
-false. An agency stands after its parent. A line that was taken may be taken again.
+false. An agency stands after its parent. A line that was taken may be taken again; one that would change an agency
+is refused (see `agency change`).
 
   code,name,region,level,duties,parent,authority
   91350100M000100Y43,市场监督管理局,4403,city,市场主体登记;执法,,false"
@@ -229,6 +245,46 @@ pub(super) struct AgencyAdd {
     /// The root's folder
     #[arg(long, value_name = "ROOTDIR")]
     pub(super) root: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AgencyChange {
+    /// Credit code 统一社会信用代码
+    pub(super) code: String,
+    #[command(flatten)]
+    pub(super) what: AgencyChanges,
+    /// The root's folder
+    #[arg(long, value_name = "ROOTDIR")]
+    pub(super) root: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct AgencyChanges {
+    /// Name 名称
+    #[arg(long)]
+    pub(super) name: Option<String>,
+    /// Region and its level: 4403:city
+    #[arg(long, value_name = "R:LEVEL")]
+    pub(super) region: Option<Region>,
+    /// All its duties; may be given again
+    #[arg(long)]
+    pub(super) duty: Vec<String>,
+    /// It has no duties
+    #[arg(long, conflicts_with = "duty")]
+    pub(super) no_duty: bool,
+    /// Credit code of the agency above it
+    #[arg(long, value_name = "CODE")]
+    pub(super) parent: Option<String>,
+    /// No agency is above it
+    #[arg(long, conflicts_with = "parent")]
+    pub(super) no_parent: bool,
+    /// It is a 政务数据共享主管部门
+    #[arg(long)]
+    pub(super) authority: bool,
+    /// It is none any more
+    #[arg(long, conflicts_with = "authority")]
+    pub(super) no_authority: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -337,6 +393,17 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_change_of_an_agency_says_what_changes() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).is_ok();
+        assert!(parse("lingqu-gateway agency change C --name n --no-authority --root r"));
+        assert!(!parse("lingqu-gateway agency change C --root r"));
+        assert!(!parse("lingqu-gateway agency change C --name n"));
+        for both in ["--duty d --no-duty", "--parent p --no-parent", "--authority --no-authority"] {
+            assert!(!parse(&format!("lingqu-gateway agency change C {both} --root r")), "{both}");
+        }
     }
 
     #[test]

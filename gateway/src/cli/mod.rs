@@ -44,6 +44,16 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let added = admin::run(dir, Command::AgencyAdd { envelope }).await?;
             output.say(&added, |v| format!("added {} {}\n已登记部门", text(v, "id"), text(v, "name")))
         }
+        Act::Agency(Agency::Change(args)) => {
+            let standing = admin::run(dir, Command::AgencyShow { code: args.code.clone() }).await?;
+            let envelope = roots::agency_over(dir, args, &standing)?;
+            let changed = admin::run(dir, Command::AgencyChange { envelope }).await?;
+            output.say(&changed, |v| format!("changed {} {}\n已变更部门信息", text(v, "id"), text(v, "name")))
+        }
+        Act::Agency(Agency::Show { code }) => {
+            let found = admin::run(dir, Command::AgencyShow { code: code.clone() }).await?;
+            output.say(&found, output::agency)
+        }
         Act::Agency(Agency::Import { file, root }) => import(dir, file, root, output).await,
         Act::Agency(Agency::List) => {
             let all = list(dir, "agencies", |after| Command::AgencyList { after }).await?;

@@ -42,6 +42,17 @@ impl Output {
     }
 }
 
+/// One agency, a field a line.
+pub(super) fn agency(value: &Value) -> String {
+    let mut lines = String::new();
+    for (name, field) in value.as_object().into_iter().flatten().filter(|(_, field)| !field.is_null()) {
+        let field = field.as_str().map_or_else(|| field.to_string(), str::to_owned);
+        // Writing to a String does not fail.
+        let _ = writeln!(lines, "{name:<10} {field}");
+    }
+    lines
+}
+
 /// Agencies, a line each.
 pub(super) fn agencies(value: &Value) -> String {
     let mut lines = String::new();
@@ -101,7 +112,8 @@ pub(super) fn check(value: &Value) -> String {
     for stop in value["stops"].as_array().into_iter().flatten() {
         let _ = writeln!(
             lines,
-            "stopped 已阻断: {} since {}: {}",
+            "stopped 已阻断{}: {} since {}: {}",
+            if stop["unrecorded"] == true { " (not recorded yet 尚未入账)" } else { "" },
             text(stop, "id"),
             text(stop, "since"),
             text(stop, "reason")

@@ -1,16 +1,19 @@
 //! What the root signs, where its folder is at hand. The statements go to the gateway; the key never does.
 
-use super::args::AgencyAdd;
+use super::args::{AgencyAdd, AgencyChange};
+use super::text;
 use crate::admin::Failure;
 use crate::folder::Folder;
 use lingqu_certs::officer::OfficerRequest;
 use lingqu_certs::os::{self, OsEntropy, SystemClock};
 use lingqu_certs::root::Root;
 use lingqu_protocol::agency::CreditCode;
+use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{AgencyBody, Body, Document};
 use lingqu_protocol::host::Clock as _;
 use lingqu_protocol::ids::DocumentId;
 use serde::Deserialize;
+use serde_json::Value;
 use std::path::Path;
 
 /// How long a statement may take to its gateway: it may travel by hand.
@@ -31,7 +34,34 @@ pub(super) fn agency(dir: &Path, args: &AgencyAdd) -> Result<String, Failure> {
         authority: args.authority,
     };
     check(&body).map_err(|e| Failure::usage(e, "see `lingqu-gateway agency add --help`"))?;
-    Pen::open(dir, &args.root)?.sign(body)
+    Pen::open(dir, &args.root)?.sign(body, None)
+}
+
+/// The root's statement of an agency that `standing` shows, with what is to change, as JSON text. It names the statement
+/// that it follows, so that two changes at once do not undo each other.
+pub(super) fn agency_over(dir: &Path, args: &AgencyChange, standing: &Value) -> Result<String, Failure> {
+    let what = &args.what;
+    let duties = standing["duties"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned);
+    let region = what.region.clone();
+    let (region, level) =
+        region.map_or_else(|| (text(standing, "region"), text(standing, "level")), |r| (r.code, r.level));
+    let body = AgencyBody {
+        code: text(standing, "id"),
+        name: what.name.clone().unwrap_or_else(|| text(standing, "name")),
+        region,
+        level,
+        duties: if what.no_duty || !what.duty.is_empty() { what.duty.clone() } else { duties.collect() },
+        parent: match (&what.parent, what.no_parent) {
+            (Some(parent), _) => Some(parent.clone()),
+            (None, true) => None,
+            (None, false) => standing["parent"].as_str().map(str::to_owned),
+        },
+        authority: what.authority || (standing["authority"] == true && !what.no_authority),
+    };
+    check(&body).map_err(|e| Failure::usage(e, "see `lingqu-gateway agency change --help`"))?;
+    let follows = text(standing, "digest").parse::<Digest>();
+    let follows = follows.map_err(|e| Failure::ours(format!("the gateway's answer: {e}"), "update the gateway"))?;
+    Pen::open(dir, &args.root)?.sign(body, Some(follows))
 }
 
 /// The root's statement of an officer, as JSON text.
@@ -42,7 +72,7 @@ pub(super) fn officer(dir: &Path, request: &Path, root: &Path) -> Result<String,
         text: e.to_string(),
         next: "have it made again with `lingqu officer request`".into(),
     })?;
-    Pen::open(dir, root)?.sign(request.body)
+    Pen::open(dir, root)?.sign(request.body, None)
 }
 
 #[derive(Deserialize)]
@@ -93,7 +123,7 @@ pub(super) fn agencies(dir: &Path, file: &Path, root: &Path) -> Result<Vec<(u64,
         bodies.push((line, body));
     }
     let pen = Pen::open(dir, root)?;
-    bodies.into_iter().map(|(line, body)| Ok((line, pen.sign(body)?))).collect()
+    bodies.into_iter().map(|(line, body)| Ok((line, pen.sign(body, None)?))).collect()
 }
 
 /// The root's key, and the gateway that its statements are for.
@@ -115,13 +145,13 @@ impl Pen {
         Ok(Self { root, folder })
     }
 
-    fn sign<B: Body>(&self, body: B) -> Result<String, Failure> {
+    fn sign<B: Body>(&self, body: B, predecessor: Option<Digest>) -> Result<String, Failure> {
         let now = SystemClock::new().wall();
         let ours = |e: &dyn std::fmt::Display| Failure::ours(e.to_string(), "nothing was signed");
         let document = Document {
             gateway: self.folder.identity.gateway,
             id: DocumentId::random(&OsEntropy::new()).map_err(|e| ours(&e))?,
-            predecessor: None,
+            predecessor,
             issued_at: now.0,
             expires_at: now.plus_ms(STATEMENT_VALID_MS).0,
             body,
@@ -136,7 +166,7 @@ fn check(body: &AgencyBody) -> Result<(), String> {
     CreditCode::parse(&body.code).map_err(|e| e.to_string())?;
     let by = Statement {
         document: DocumentId::from_bits(0),
-        digest: lingqu_protocol::digest::Digest::sha256(b""),
+        digest: Digest::sha256(b""),
         issued_at: lingqu_protocol::host::Timestamp(0),
     };
     state(None, body, by, lingqu_protocol::host::Timestamp(0)).map(|_| ()).map_err(|e| e.to_string())

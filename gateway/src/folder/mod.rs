@@ -1,7 +1,9 @@
 //! The gateway's folder: where each thing lies, and opening what belongs together.
 
+mod cuts;
 mod init;
 
+pub use cuts::CutsFile;
 pub use init::{Made, init};
 
 use crate::config::{Config, ConfigError};
@@ -86,6 +88,11 @@ impl Layout {
         self.0.join("control.sock")
     }
 
+    /// Cuts that could not be recorded.
+    pub fn cuts(&self) -> PathBuf {
+        self.0.join("unrecorded-cuts")
+    }
+
     /// Held by the one process that works on the folder.
     pub fn lock(&self) -> PathBuf {
         self.0.join("lock")
@@ -146,6 +153,14 @@ pub enum FolderError {
     /// Files that do not belong together.
     #[error("{0} is not what the root's statement names: restore the folder from one backup")]
     Differs(&'static str),
+    /// The file of cuts that could not be recorded.
+    #[error("{file} holds cuts that could not be recorded, and it cannot be read: {why}")]
+    Cuts {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// State or ledger.
     #[error(transparent)]
     State(#[from] crate::state::StateError),

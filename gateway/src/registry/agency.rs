@@ -40,6 +40,20 @@ pub struct Agency {
     pub changed_at: Timestamp,
 }
 
+impl Agency {
+    /// The fields in which `other` says something else of it.
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let fields = [
+            ("name", self.name != other.name),
+            ("region", self.region != other.region),
+            ("duties", self.duties != other.duties),
+            ("parent", self.parent != other.parent),
+            ("authority", self.authority != other.authority),
+        ];
+        fields.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name).collect()
+    }
+}
+
 /// The root's statement of an agency: which document, and when it was drafted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Statement {
@@ -100,7 +114,8 @@ pub fn state(
         stated_at: by.issued_at,
         changed_at: now,
     };
-    let fact = Fact::new(Act::AgencyAdded, code, Some(code)).by(by.digest);
+    let act = if current.is_some() { Act::AgencyChanged } else { Act::AgencyAdded };
+    let fact = Fact::new(act, code, Some(code)).by(by.digest);
     Ok((agency, fact))
 }
 
@@ -131,8 +146,10 @@ pub(crate) mod tests {
         let (first, fact) = state(None, &body(), at(10), Timestamp(11)).unwrap();
         assert_eq!((fact.act, fact.document), (Act::AgencyAdded, Some(Digest::sha256(b"x"))));
         let named = AgencyBody { authority: true, ..body() };
-        let (second, _) = state(Some(&first), &named, at(20), Timestamp(21)).unwrap();
+        let (second, fact) = state(Some(&first), &named, at(20), Timestamp(21)).unwrap();
         assert!(second.authority);
+        assert_eq!((fact.act, first.differences(&second)), (Act::AgencyChanged, vec!["authority"]));
+        assert!(second.differences(&second).is_empty());
         assert!(matches!(state(Some(&second), &body(), at(10), Timestamp(22)), Err(Refusal::WrongState { .. })));
     }
 

@@ -81,6 +81,14 @@ pub enum Refusal {
         /// The state that would allow it.
         needed: &'static str,
     },
+    /// An agency that is named already, otherwise than it would be now.
+    #[error("agency {code} is here already, and this would change its {differs}")]
+    AgencyExists {
+        /// Its code.
+        code: String,
+        /// The fields that differ.
+        differs: String,
+    },
     /// An id that is in use.
     #[error("the id {0} is in use already")]
     IdTaken(String),
@@ -157,6 +165,14 @@ pub enum RegistryError {
     /// The caller's fault.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// Ours: a cut acted and could not be recorded.
+    #[error("{what} is cut and stays cut, but it could not be recorded: {cause}")]
+    Unrecorded {
+        /// What was cut.
+        what: String,
+        /// Why it could not be recorded.
+        cause: Box<Self>,
+    },
     /// Nobody's: others changed the same thing again and again.
     #[error("others were changing the same thing at the same time")]
     Busy,
@@ -315,6 +331,14 @@ impl Refusal {
                 "look at it with `show`, and start from the state it is in",
                 "用 show 查看当前状态",
             ),
+            Self::AgencyExists { .. } => reading(
+                Denied,
+                "agency_exists",
+                "该部门已登记，内容不同",
+                "nothing was changed; `lingqu-gateway agency show CODE` shows what stands, and `agency change CODE` with \
+                 the options that are to change (and --root) changes it",
+                "未作改动；用 lingqu-gateway agency show 查看，用 agency change 修改",
+            ),
             Self::IdTaken(_) => {
                 reading(Denied, "id_taken", "编号已被使用", "draft it again with a new id", "请换用新编号重新起草")
             }
@@ -410,6 +434,7 @@ impl RegistryError {
     pub fn close_code(&self) -> CloseCode {
         match self {
             Self::Refused(refusal) => refusal.close_code(),
+            Self::Unrecorded { cause, .. } => cause.close_code(),
             Self::Busy => CloseCode::Busy,
             // Without a place to write to there is no exchange: that is a closed gate, not a fault of this request.
             Self::State(StateError::Full | StateError::Poisoned | StateError::Closed) => CloseCode::Closed,
@@ -421,6 +446,7 @@ impl RegistryError {
     pub fn word(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.word(),
+            Self::Unrecorded { .. } => "unrecorded",
             Self::Busy => "busy",
             Self::State(_) => "state_failed",
             Self::Damaged(_) => "state_damaged",
@@ -432,6 +458,9 @@ impl RegistryError {
     pub fn next(&self) -> &'static str {
         match self {
             Self::Refused(refusal) => refusal.next(),
+            Self::Unrecorded { .. } => {
+                "make room or mend the gateway's disk, then do the same again, so that the ledger has it; it holds meanwhile"
+            }
             Self::Busy => "try again",
             Self::State(StateError::Full) => "the operator makes room on the gateway's disk; then try again",
             Self::State(_) | Self::Damaged(_) | Self::Ours(_) => "the operator finds the cause in the gateway's log",
@@ -445,6 +474,11 @@ impl RegistryError {
                 let reading = refusal.reading();
                 (refusal.to_string(), reading.zh, reading.next_zh)
             }
+            Self::Unrecorded { what, .. } => (
+                format!("{what} is cut and stays cut, but it could not be recorded"),
+                "已切断并保持切断，但未能记入账本",
+                "请稍后再次提交，以便记录；期间保持切断",
+            ),
             Self::Busy => (self.to_string(), "正忙", "请重试"),
             Self::State(_) | Self::Damaged(_) | Self::Ours(_) => {
                 ("the gateway could not do its part".to_owned(), "网关内部故障", "请联系网关管理员")
@@ -481,5 +515,9 @@ mod tests {
         assert_eq!(RegistryError::from(StateError::Full).close_code(), CloseCode::Closed);
         assert_eq!(RegistryError::from(Refusal::NotAuthority).close_code(), CloseCode::Denied);
         assert!(RegistryError::Busy.close_code().is_transient());
+        let cause = Box::new(RegistryError::State(StateError::Storage("/var/lib/secret.db".into())));
+        let fault = RegistryError::Unrecorded { what: "all".into(), cause }.to_fault();
+        assert_eq!((fault.code, fault.word.as_str()), (CloseCode::Internal.code(), "unrecorded"));
+        assert!(!format!("{fault:?}").contains("secret"));
     }
 }

@@ -19,8 +19,10 @@ macro_rules! acts {
 }
 
 acts! {
-    /// An agency was named by the root, or named anew.
+    /// An agency was named by the root.
     AgencyAdded = "agency_added",
+    /// What the root says of an agency was replaced.
+    AgencyChanged = "agency_changed",
     /// An officer was named by the root.
     OfficerAdded = "officer_added",
     /// An invitation was made.

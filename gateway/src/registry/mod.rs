@@ -8,6 +8,7 @@
 pub mod agency;
 pub mod agent;
 pub mod application;
+mod cuts;
 pub mod entry;
 pub mod error;
 pub mod fact;

@@ -13,13 +13,13 @@ use super::paper::Paper;
 use super::port::Update;
 use super::record;
 use super::service::{Cursor, Found, Registry, Tx, expect, grant_update, retried};
-use super::stop::{Selector, Stop};
+use super::stop::{self, Selector, Stop};
 use super::{text, views};
 use crate::state::{Expect, Filter, Kind, LIST_MAX};
 use lingqu_certs::document::Opened;
 use lingqu_certs::invitation::Invitation as InvitationLine;
 use lingqu_certs::root::open_as_root;
-use lingqu_protocol::agency::AgentId;
+use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::documents::{AgencyBody, Body, OfficerBody};
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
@@ -29,11 +29,24 @@ use serde_json::{Value, json};
 pub const INVITATION_TTL_MS_MAX: i64 = 30 * 24 * 60 * 60 * 1000;
 
 impl Registry {
-    /// Takes the root's statement of an agency.
+    /// Takes the root's statement of an agency that is not here yet. Where one is that the statement says nothing new of,
+    /// nothing happens.
     ///
     /// # Errors
-    /// What is wrong with the statement; ours.
+    /// [`Refusal::AgencyExists`]; what is wrong with the statement; ours.
     pub async fn agency_add(&self, envelope: &Envelope) -> Result<Value, RegistryError> {
+        self.agency_stated(envelope, false).await
+    }
+
+    /// Takes the root's statement of an agency over the one that stands, which it names as its predecessor.
+    ///
+    /// # Errors
+    /// No such agency; [`Refusal::Predecessor`]; what is wrong with the statement; ours.
+    pub async fn agency_change(&self, envelope: &Envelope) -> Result<Value, RegistryError> {
+        self.agency_stated(envelope, true).await
+    }
+
+    async fn agency_stated(&self, envelope: &Envelope, changes: bool) -> Result<Value, RegistryError> {
         retried!(self, {
             let now = self.clock.wall();
             let opened = match self.open_statement::<AgencyBody>(envelope, now).await? {
@@ -49,6 +62,22 @@ impl Registry {
             let issued_at = Timestamp(opened.document.issued_at);
             let by = Statement { document: opened.document.id, digest: opened.digest, issued_at };
             let (next, fact) = agency::state(current.as_ref().map(|c| &c.thing), body, by, now)?;
+            match (&current, changes) {
+                (Some(standing), false) => {
+                    let differs = standing.thing.differences(&next);
+                    if differs.is_empty() {
+                        return Ok(views::agency(&standing.thing));
+                    }
+                    return Err(Refusal::AgencyExists { code: body.code.clone(), differs: differs.join(", ") }.into());
+                }
+                (None, true) => return Err(Refusal::not_found("agency", &body.code).into()),
+                (Some(standing), true) if opened.document.predecessor != Some(standing.thing.digest) => {
+                    let expected = standing.thing.digest.to_string();
+                    let found = opened.document.predecessor.map_or_else(|| "nothing".into(), |d| d.to_string());
+                    return Err(Refusal::Predecessor { expected, found }.into());
+                }
+                _ => {}
+            }
             let mut tx = Tx::default();
             tx.put(&next, expect(current.as_ref()), now)?;
             let answer = views::agency(&next);
@@ -113,10 +142,10 @@ impl Registry {
         })
     }
 
-    /// 临时阻断: stops at once. The gate acts first; where the commit fails it stays stopped until this process ends.
+    /// 临时阻断: stops at once. The gate acts first; where the commit fails it stays stopped, over a restart too.
     ///
     /// # Errors
-    /// A bad reason, or an agent that is not there; ours.
+    /// A bad reason, or an agent that is not there; ours, as [`RegistryError::Unrecorded`].
     pub async fn stop(&self, selector: &Selector, reason: &str) -> Result<Value, RegistryError> {
         let reason = text::reason(reason)?;
         let stop = Stop { selector: selector.clone(), reason: reason.clone(), since: self.clock.wall() };
@@ -129,9 +158,9 @@ impl Registry {
                 }
             }
             // Whether it exists is not asked: what is stopped before it exists stays stopped.
-            _ => self.gate.publish(vec![Update::Stop(stop)]),
+            _ => self.gate.publish(vec![Update::Stop(stop.clone())]),
         }
-        retried!(self, {
+        let done = retried!(self, {
             let now = self.clock.wall();
             let mut tx = Tx::default();
             let fact = if let Selector::Agent(id) = selector {
@@ -162,7 +191,8 @@ impl Registry {
                 self.commit(tx).await?;
             }
             Ok(json!({ "id": selector.to_string(), "status": "stopped" }))
-        })
+        });
+        self.cut_recorded(done, stop)
     }
 
     /// Lifts a stop.
@@ -177,21 +207,43 @@ impl Registry {
             let fact = if let Selector::Agent(id) = selector {
                 let unknown = || Refusal::not_found("agent", &id.to_string());
                 let agent: Found<Agent> = self.find(&id.to_string()).await?.ok_or_else(unknown)?;
-                let (next, fact) = agent.thing.unblock(&reason)?;
-                tx.put(&next, agent.expect, now)?;
-                tx.publish(Update::Agent(next));
-                fact
+                match agent.thing.unblock(&reason) {
+                    Ok((next, fact)) => {
+                        tx.put(&next, agent.expect, now)?;
+                        tx.publish(Update::Agent(next));
+                        fact
+                    }
+                    // Cut, and never recorded: the gate alone knows of it.
+                    Err(_) if self.is_kept(selector) => {
+                        tx.publish(Update::Agent(agent.thing));
+                        stop::lifted(selector, &reason)
+                    }
+                    Err(refused) => return Err(refused.into()),
+                }
             } else {
                 let current: Option<Found<Stop>> = self.find(&selector.to_string()).await?;
-                let fact = Stop::lift(current.as_ref().map(|c| &c.thing), selector, &reason)?;
-                tx.delete(Kind::Stop, selector.to_string(), expect(current.as_ref()));
+                if current.is_none() && !self.is_kept(selector) {
+                    return Err(Refusal::NotStopped(selector.to_string()).into());
+                }
+                if current.is_some() {
+                    tx.delete(Kind::Stop, selector.to_string(), expect(current.as_ref()));
+                }
                 tx.publish(Update::Resume(selector.clone()));
-                fact
+                stop::lifted(selector, &reason)
             };
             self.record(&mut tx, &fact, &Actor::Operator, now)?;
             self.commit(tx).await?;
+            self.forget_cut(selector);
             Ok(json!({ "id": selector.to_string(), "status": "resumed" }))
         })
+    }
+
+    /// One agency as it stands.
+    ///
+    /// # Errors
+    /// Not there; ours.
+    pub async fn agency_show(&self, code: CreditCode) -> Result<Value, RegistryError> {
+        self.agency(code).await.map(|agency| views::agency(&agency))
     }
 
     /// A page of all agencies after `after`, with where the next starts.
@@ -207,7 +259,7 @@ impl Registry {
         Ok((agencies, next.unwrap_or_default()))
     }
 
-    /// What is stopped: at most one page of it.
+    /// What is stopped: at most one page of it, and cuts that could not be recorded.
     ///
     /// # Errors
     /// Ours.
@@ -217,7 +269,14 @@ impl Registry {
             json!({ "id": stop.selector.to_string(), "reason": stop.reason,
             "since": stop.since.to_rfc3339() })
         };
-        page.iter().map(|record| Ok(view(record::thing(record)?))).collect()
+        let mut stops =
+            page.iter().map(|record| Ok(view(record::thing(record)?))).collect::<Result<Vec<_>, RegistryError>>()?;
+        for cut in self.cuts.all() {
+            let mut unrecorded = view(cut);
+            unrecorded["unrecorded"] = json!(true);
+            stops.push(unrecorded);
+        }
+        Ok(stops)
     }
 
     /// Looks whether the root signed every agency and officer that stands here, and whether every entry and grant can be

@@ -8,7 +8,8 @@ use super::grant::Grant;
 use super::invitation::Invitation;
 use super::port::Update;
 use super::service::{Found, Registry, Tx, expect, grant_update, retried};
-use super::stop::Selector;
+use super::stop::{Selector, Stop};
+use super::text;
 use lingqu_certs::ca::{CaError, Validity};
 use lingqu_certs::chain;
 use lingqu_certs::key::PublicKey;
@@ -79,7 +80,7 @@ impl Registry {
     }
 
     /// 暂停: suspends a grant at once, on the word of an agent of its provider or of the authority. The gate acts first;
-    /// where the commit fails the grant stays cut, and the error says so.
+    /// where the commit fails the grant stays cut, over a restart too (as a stop of the grant), and the error says so.
     ///
     /// # Errors
     /// Not there for this peer, not its provider, terminated already, a bad reason; or ours.
@@ -92,10 +93,12 @@ impl Registry {
             found.thing.suspend(agency.code, reason, now)
         };
         let first: Found<Grant> = self.find(grant).await?.ok_or_else(unknown)?;
-        if let Some((next, _)) = suspended(&first, self.clock.wall())? {
+        let cut =
+            Stop { selector: Selector::Grant(first.thing.id), reason: text::reason(reason)?, since: self.clock.wall() };
+        if let Some((next, _)) = suspended(&first, cut.since)? {
             self.gate.publish(vec![grant_update(next)?]);
         }
-        retried!(self, {
+        let done = retried!(self, {
             let now = self.clock.wall();
             let current: Found<Grant> = self.find(grant).await?.ok_or_else(unknown)?;
             if let Some((next, fact)) = suspended(&current, now)? {
@@ -106,7 +109,8 @@ impl Registry {
                 self.commit(tx).await?;
             }
             Ok(json!({ "id": grant, "status": "suspended" }))
-        })
+        });
+        self.cut_recorded(done, cut)
     }
 
     pub(super) fn certificate(

@@ -9,6 +9,7 @@ use lingqu_protocol::agency::CreditCode;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::ids::EntryId;
 use lingqu_protocol::scope::Scope;
+use std::io;
 use std::sync::Arc;
 
 /// An entry as the gate needs it.
@@ -43,6 +44,22 @@ pub enum Update {
     Resume(Selector),
 }
 
+/// Keeps cuts that acted and whose commit failed, apart from the state, so that they hold over a restart.
+pub trait Cuts: Send + Sync + 'static {
+    /// Those that are kept.
+    fn all(&self) -> Vec<Stop>;
+    /// Keeps one, durably; where its selector is kept already, the first reason stands.
+    ///
+    /// # Errors
+    /// What the system says; the cut is in [`Self::all`] all the same.
+    fn keep(&self, stop: Stop) -> io::Result<()>;
+    /// Forgets one that was recorded, or lifted.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn forget(&self, selector: &Selector) -> io::Result<()>;
+}
+
 /// Puts changes in force. What they narrow is cut before the call returns.
 pub trait Publish: Send + Sync + 'static {
     /// Puts `updates` in force together.
@@ -52,6 +69,18 @@ pub trait Publish: Send + Sync + 'static {
 /// Nobody: for a command that works on the folder while no gateway serves it.
 #[derive(Clone, Copy, Debug)]
 pub struct Nobody;
+
+impl Cuts for Nobody {
+    fn all(&self) -> Vec<Stop> {
+        Vec::new()
+    }
+    fn keep(&self, _: Stop) -> io::Result<()> {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "nobody keeps it"))
+    }
+    fn forget(&self, _: &Selector) -> io::Result<()> {
+        Ok(())
+    }
+}
 
 impl Publish for Nobody {
     fn publish(&self, _: Vec<Update>) {}

@@ -11,7 +11,7 @@ use super::grant::Grant;
 use super::invitation::Invitation;
 use super::leaf;
 use super::paper::Paper;
-use super::port::{EntryUpdate, Publish, Update};
+use super::port::{Cuts, EntryUpdate, Nobody, Publish, Update};
 use super::record::{self, Stored};
 use super::renewal::Renewal;
 use super::renewals::OpenRenewals;
@@ -81,6 +81,7 @@ pub struct Registry {
     identity: Identity,
     invitations: Arc<OpenInvitations>,
     renewals: Arc<OpenRenewals>,
+    pub(super) cuts: Arc<dyn Cuts>,
     /// Held from reading what stands until it is published.
     pub(super) writer: tokio::sync::Mutex<()>,
 }
@@ -122,8 +123,16 @@ impl Registry {
             identity,
             invitations: Arc::default(),
             renewals: Arc::default(),
+            cuts: Arc::new(Nobody),
             writer: tokio::sync::Mutex::new(()),
         }
+    }
+
+    /// The same, and cuts whose commit fails are kept there.
+    #[must_use]
+    pub fn keeping(mut self, cuts: Arc<dyn Cuts>) -> Self {
+        self.cuts = cuts;
+        self
     }
 
     /// Who this gateway is.

@@ -58,18 +58,11 @@ impl Stop {
         let fact = Fact::new(Act::Stopped, selector, selector.agency()).because(&reason);
         Ok(Some((Self { selector: selector.clone(), reason, since: now }, fact)))
     }
+}
 
-    /// Lifts it.
-    ///
-    /// # Errors
-    /// [`Refusal::NotStopped`], or a reason that is not good.
-    pub fn lift(current: Option<&Self>, selector: &Selector, reason: &str) -> Result<Fact, Refusal> {
-        let reason = text::reason(reason)?;
-        match current {
-            Some(_) => Ok(Fact::new(Act::Resumed, selector, selector.agency()).because(&reason)),
-            None => Err(Refusal::NotStopped(selector.to_string())),
-        }
-    }
+/// That a stop of `selector` was lifted.
+pub fn lifted(selector: &Selector, reason: &str) -> Fact {
+    Fact::new(Act::Resumed, selector, selector.agency()).because(reason)
 }
 
 impl Selector {
@@ -124,8 +117,7 @@ mod tests {
         let (stop, _) = Stop::make(None, &all, "事故", Timestamp(1)).unwrap().unwrap();
         assert_eq!(Stop::make(Some(&stop), &all, "again", Timestamp(2)), Ok(None));
         assert!(Stop::make(None, &all, "", Timestamp(2)).is_err());
-        assert_eq!(Stop::lift(Some(&stop), &all, "排除").unwrap().act, Act::Resumed);
-        assert!(matches!(Stop::lift(None, &all, "r"), Err(Refusal::NotStopped(_))));
+        assert_eq!(lifted(&stop.selector, "排除").act, Act::Resumed);
     }
 
     proptest! {

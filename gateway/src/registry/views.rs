@@ -19,6 +19,7 @@ pub(super) fn agency(agency: &Agency) -> Value {
         "duties": agency.duties,
         "parent": agency.parent.map(|p| p.to_string()),
         "authority": agency.authority,
+        "digest": agency.digest,
     })
 }
 

@@ -136,6 +136,11 @@ impl World {
         agent
     }
 
+    /// A good credit code of an agency that is not here.
+    pub fn agency_nobody_has(&self) -> String {
+        agent::credit_code(999)
+    }
+
     fn new_code(&self) -> String {
         static NEXT: AtomicU64 = AtomicU64::new(100);
         format!("307010/{:06}", NEXT.fetch_add(1, Ordering::Relaxed))

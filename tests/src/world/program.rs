@@ -107,6 +107,16 @@ impl Ran {
         self.error()
     }
 
+    /// A command line that is none: exit code 2, in the words of the parser of command lines.
+    ///
+    /// # Panics
+    /// Where it was taken.
+    pub fn fails_usage(self) {
+        self.must_not_panic();
+        assert_eq!(self.code, Some(2), "{self}");
+        assert!(self.stdout.is_empty() && self.stderr.contains("--help"), "{self}");
+    }
+
     /// No input makes a process panic (THREATS, I6).
     ///
     /// # Panics

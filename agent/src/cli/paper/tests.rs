@@ -72,7 +72,7 @@ fn trust_comes_from_the_file_or_the_profile() {
     assert_eq!(trust(&app, Some(&file)).unwrap(), key);
     std::fs::write(&file, "junk").unwrap();
     assert_eq!(trust(&app, Some(&file)).unwrap_err().exit_code(), 2);
-    assert_eq!(trust(&app, None).unwrap_err().told().word, "no_profile");
+    assert_eq!(trust(&app, None).unwrap_err().told().word, "no_trust");
 }
 
 #[test]

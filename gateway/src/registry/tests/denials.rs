@@ -47,7 +47,7 @@ operations! {
     Narrow, Renew, RenewExpired, ReadStatus, ReadCatalogue, ReadUnpublished, ReadPublished, ReadApplication, ReadGrant, ReadInbox,
     ReadAgents, Join, HandInAgency, HandInOfficer,
     // Through the control socket.
-    AgencyAdd, AgencyList, OfficerAdd, Invite, JoinByFile, AgentList, RenewalApprove, RenewalList, RenewalWithdraw, Stop,
+    AgencyAdd, AgencyChange, AgencyShow, AgencyList, OfficerAdd, Invite, JoinByFile, AgentList, RenewalApprove, RenewalList, RenewalWithdraw, Stop,
     Resume, Check, LedgerVerify,
 }
 
@@ -95,8 +95,10 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         Join => [CLOSED, CLOSED, CLOSED, CLOSED, CLOSED, NoWay],
         HandInAgency => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
         HandInOfficer => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
-        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList | RenewalApprove | RenewalList
-        | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed],
+        AgencyAdd | AgencyChange | AgencyShow | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList
+        | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => {
+            [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed]
+        }
     }
 }
 
@@ -139,6 +141,8 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
     let by_socket = matches!(
         operation,
         AgencyAdd
+            | AgencyChange
+            | AgencyShow
             | AgencyList
             | OfficerAdd
             | Invite
@@ -214,8 +218,8 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             let statement = w.officer(by.agent.agency, &by.office_head, OfficerRole::AgencyHead);
             w.carry(&by.agent, &statement).await.map(drop)
         }
-        AgencyAdd | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList | RenewalApprove | RenewalList
-        | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => {
+        AgencyAdd | AgencyChange | AgencyShow | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList
+        | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => {
             return NoWay;
         }
     };
@@ -235,6 +239,11 @@ async fn invitation(w: &World) -> lingqu_certs::invitation::Invitation {
 async fn operator(w: &World, operation: Operation) -> Outcome {
     let command = match operation {
         AgencyAdd => json!({ "do": "agency_add", "envelope": w.agency(code(78), false).to_json() }),
+        AgencyChange => {
+            let envelope = w.agency_over(&w.other, "新名称", w.stated(&w.other).await).to_json();
+            json!({ "do": "agency_change", "envelope": envelope })
+        }
+        AgencyShow => json!({ "do": "agency_show", "code": w.other.code.to_string() }),
         AgencyList => json!({ "do": "agency_list", "after": "" }),
         OfficerAdd => {
             let key = SigningKey::from_seed([203; 32]).unwrap();
@@ -306,6 +315,8 @@ async fn every_operation_for_every_role_is_as_the_table_says() {
 fn every_command_has_its_row() {
     let row = |command: Command| match command {
         Command::AgencyAdd { .. } => AgencyAdd,
+        Command::AgencyChange { .. } => AgencyChange,
+        Command::AgencyShow { .. } => AgencyShow,
         Command::AgencyList { .. } => AgencyList,
         Command::OfficerAdd { .. } => OfficerAdd,
         Command::Invite { .. } => Invite,

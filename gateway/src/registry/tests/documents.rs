@@ -217,7 +217,8 @@ async fn narrowing_acts_even_when_the_commit_fails_and_widening_does_not() {
     let status = || w.gate.snapshot().grant(&w.requester.code, &grant).unwrap().status().clone();
     w.state.fail_next_commit(CommitFault::Full);
     let result = w.registry.narrow(&w.provider.agent, &grant.to_string(), "检查").await;
-    assert_eq!(result, Err(RegistryError::State(StateError::Full)));
+    let Err(RegistryError::Unrecorded { cause, .. }) = result else { panic!("{result:?}") };
+    assert_eq!(*cause, RegistryError::State(StateError::Full));
     assert!(matches!(status(), GrantStatus::Suspended { .. }), "cut although it could not be recorded");
     w.registry.narrow(&w.provider.agent, &grant.to_string(), "检查").await.unwrap();
     let stands = digest(&w.show(&w.provider, "grant", &grant.to_string()).await.unwrap());

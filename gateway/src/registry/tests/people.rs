@@ -1,7 +1,9 @@
 //! Agents, invitations, stops, and lists.
 
 use super::world::*;
+use crate::folder::CutsFile;
 use crate::gate::Selector as GateSelector;
+use crate::registry::port::Cuts;
 use crate::registry::stop::Selector;
 use crate::registry::{INVITATION_TTL_MS_MAX, PAGE_RECORDS_MAX, RENEWAL_TTL_MS_MAX, RegistryError};
 use crate::state::CommitFault;
@@ -10,6 +12,7 @@ use lingqu_certs::invitation::Invitation;
 use lingqu_certs::key::SigningKey;
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::ids::GrantId;
+use std::sync::Arc;
 
 async fn invited(w: &World, agent: &AgentId) -> [u8; 32] {
     let made = w.registry.invite(agent, DAY_MS).await.unwrap();
@@ -186,8 +189,62 @@ async fn a_stop_acts_even_when_it_cannot_be_recorded() {
     let w = World::new().await;
     w.state.fail_next_commit(CommitFault::Full);
     let stopped = w.registry.stop(&Selector::All, "事故").await;
-    assert!(matches!(stopped, Err(RegistryError::State(_))));
+    assert!(matches!(stopped, Err(RegistryError::Unrecorded { .. })));
     assert_eq!(w.gate.snapshot().stops().len(), 1);
+}
+
+#[tokio::test]
+async fn a_cut_that_could_not_be_recorded_holds_over_a_restart_and_is_recorded_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = || Arc::new(CutsFile::open(&dir.path().join("cuts")).unwrap());
+    let w = World::new().await.keeping(kept());
+    w.published().await;
+    let grant = w.granted().await;
+    let agent = Selector::Agent(w.other.agent.clone());
+    w.state.fail_next_commit(CommitFault::Full);
+    assert!(w.registry.stop(&Selector::All, "事故").await.is_err());
+    w.state.fail_next_commit(CommitFault::Full);
+    assert!(w.registry.stop(&agent, "设备遗失").await.is_err());
+    w.state.fail_next_commit(CommitFault::Full);
+    let suspended = w.registry.narrow(&w.provider.agent, &grant.to_string(), "检查").await;
+    assert_eq!(suspended.unwrap_err().word(), "unrecorded");
+    let stops = w.registry.stops().await.unwrap();
+    assert_eq!((stops.len(), &stops[0]["unrecorded"]), (3, &true.into()));
+
+    let (registry, gate) = w.restarted().await;
+    let registry = registry.keeping(kept());
+    assert!(gate.snapshot().stops().is_empty(), "the state knows nothing of it");
+    w.state.fail_next_commit(CommitFault::Full);
+    assert!(registry.record_cuts().await.is_err(), "a gateway that cannot record them does not serve");
+    registry.record_cuts().await.unwrap();
+    let stops: Vec<_> = gate.snapshot().stops().iter().map(|s| (s.selector.clone(), s.reason.clone())).collect();
+    assert!(stops.contains(&(GateSelector::All, "事故".to_owned())), "{stops:?}");
+    assert!(stops.contains(&(GateSelector::Grant(grant), "检查".to_owned())), "{stops:?}");
+    assert_eq!(gate.snapshot().agent(&w.other.agent).unwrap().blocked.as_deref(), Some("设备遗失"));
+    assert!(kept().all().is_empty());
+    let (registry, gate) = w.restarted().await;
+    assert_eq!(gate.snapshot().stops().len(), 2, "recorded");
+    registry.resume(&Selector::Grant(grant), "排除").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cut_that_was_never_recorded_is_lifted_or_recorded_by_the_same_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = || Arc::new(CutsFile::open(&dir.path().join("cuts")).unwrap());
+    let w = World::new().await.keeping(kept());
+    for selector in [Selector::All, Selector::Agent(w.other.agent.clone())] {
+        w.state.fail_next_commit(CommitFault::Full);
+        assert!(w.registry.stop(&selector, "事故").await.is_err());
+        w.registry.resume(&selector, "误报").await.unwrap();
+        assert!(kept().all().is_empty() && w.gate.snapshot().stops().is_empty());
+        assert!(w.gate.snapshot().agent(&w.other.agent).unwrap().blocked.is_none());
+        assert_eq!(word(w.registry.resume(&selector, "r").await), "not_stopped");
+        w.state.fail_next_commit(CommitFault::Full);
+        assert!(w.registry.stop(&selector, "事故").await.is_err());
+        w.registry.stop(&selector, "事故").await.unwrap();
+        assert!(kept().all().is_empty(), "the second try recorded it");
+        w.registry.resume(&selector, "排除").await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -217,6 +274,30 @@ async fn statements_of_the_root_and_of_nobody_else() {
     assert_eq!(word(w.registry.agency_add(&nowhere).await), "document_refused", "another type");
     // Over the wire nobody hands in statements of the root.
     assert_eq!(word(w.carry(&w.authority.agent, &w.agency(code(52), true)).await), "document_type");
+}
+
+#[tokio::test]
+async fn an_agency_that_is_there_is_changed_by_a_change_and_by_nothing_else() {
+    let w = World::new().await;
+    let before = w.ledger_size().await;
+    let same = w.agency(w.authority.code, true);
+    assert_eq!(w.registry.agency_add(&same).await.unwrap()["authority"], true);
+    assert_eq!(w.ledger_size().await, before, "what says nothing new changes nothing");
+    let refused = w.registry.agency_add(&w.agency(w.authority.code, false)).await.unwrap_err();
+    assert!(refused.to_string().contains("authority") && refused.next().contains("agency change"), "{refused}");
+    assert_eq!(word::<()>(Err(refused)), "agency_exists");
+    assert_eq!(w.registry.agency_show(w.authority.code).await.unwrap()["authority"], true);
+
+    let stated = w.stated(&w.other).await;
+    let changed = w.registry.agency_change(&w.agency_over(&w.other, "新名称", stated)).await.unwrap();
+    assert_eq!((changed["name"].as_str(), w.ledger_size().await), (Some("新名称"), before + 1));
+    assert_eq!(w.leaves().await.last().unwrap().what.as_deref(), Some("agency_changed"));
+    assert_eq!(w.gate.snapshot().agency(&w.other.code).unwrap().name, "新名称");
+    let late = w.agency_over(&w.other, "另一名称", stated);
+    assert_eq!(word(w.registry.agency_change(&late).await), "predecessor_changed");
+    let unnamed = w.agency(w.other.code, false);
+    assert_eq!(word(w.registry.agency_change(&unnamed).await), "predecessor_changed", "it follows nothing");
+    assert_eq!(word(w.registry.agency_change(&w.agency(code(79), false)).await), "not_found");
 }
 
 #[tokio::test]

@@ -153,6 +153,12 @@ impl World {
         world
     }
 
+    /// The same, with a place for cuts that cannot be recorded.
+    pub(crate) fn keeping(mut self, cuts: Arc<dyn crate::registry::port::Cuts>) -> Self {
+        self.registry = self.registry.keeping(cuts);
+        self
+    }
+
     /// The same state under a new registry and a new gate, as after a restart.
     pub(crate) async fn restarted(&self) -> (Registry, Arc<Gate>) {
         let gate = Arc::new(Gate::new(self.clock.clone()));
@@ -196,6 +202,18 @@ impl World {
             authority,
         };
         self.root.seal(&self.document(body, None)).unwrap()
+    }
+
+    /// The root's statement that an agency has this name, over the one with digest `follows`.
+    pub(crate) fn agency_over(&self, of: &Member, name: &str, follows: Digest) -> Envelope {
+        let body: Document<AgencyBody> = serde_json::from_slice(&self.agency(of.code, false).payload).unwrap();
+        let body = AgencyBody { name: name.into(), ..body.body };
+        self.root.seal(&self.document(body, Some(follows))).unwrap()
+    }
+
+    /// Digest of what the root says of an agency.
+    pub(crate) async fn stated(&self, of: &Member) -> Digest {
+        digest(&self.registry.agency_show(of.code).await.unwrap())
     }
 
     pub(crate) fn officer(&self, agency: CreditCode, key: &SigningKey, role: OfficerRole) -> Envelope {
