@@ -2,13 +2,17 @@
 //!
 //! Each type has one *canonical* Arrow type ([`arrow_type`]). Programs write the same values in other encodings too (large
 //! and view strings, dictionaries): [`differences`] lets those pass, and [`canonical_batch`] turns them into the
-//! canonical ones, with the columns in the entry's order.
+//! canonical ones, with the columns in the entry's order. A structure is taken apart: `address{city, street}` is the
+//! columns `address.city` and `address.street`, and where the structure is null, so are they.
+
+mod leaves;
 
 use crate::entry::{EntrySpec, ITEMS_MAX, ItemType};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::CastOptions;
 use arrow::datatypes::{DataType, Decimal128Type, Field, Schema, SchemaRef, TimeUnit};
 use arrow::error::ArrowError;
+use leaves::{leaf_array, leaves};
 use std::collections::HashMap;
 use std::sync::Arc;
 use unicode_normalization::UnicodeNormalization;
@@ -121,6 +125,14 @@ pub enum Difference {
         /// The column's Arrow type.
         found: String,
     },
+    /// A column holds several values a row.
+    #[error("column {name:?} is {found}: lists and maps are not shared; make one row of each value, or leave it out")]
+    Unsupported {
+        /// The column.
+        name: String,
+        /// Its Arrow type.
+        found: String,
+    },
     /// The file has two columns of one name.
     #[error("column {name:?} stands twice in the file")]
     Repeated {
@@ -132,20 +144,24 @@ pub enum Difference {
 /// Every difference between an entry and a file's schema; none where the file fits. Order is free, and so is what a schema
 /// says of nulls, which is checked on the values.
 pub fn differences(entry: &EntrySpec, schema: &Schema) -> Vec<Difference> {
+    let known: HashMap<&str, ItemType> = entry.items.iter().map(|i| (i.name.as_str(), i.item_type)).collect();
+    let leaves = leaves(schema, &|name| known.contains_key(name));
     let mut found: HashMap<&str, &DataType> = HashMap::new();
     let mut differences = Vec::new();
-    for field in schema.fields() {
-        if found.insert(field.name(), field.data_type()).is_some() {
-            differences.push(Difference::Repeated { name: cut(field.name()) });
+    for leaf in &leaves {
+        if found.insert(&leaf.name, leaf.data_type).is_some() {
+            differences.push(Difference::Repeated { name: cut(&leaf.name) });
         }
     }
-    let known: HashMap<&str, ItemType> = entry.items.iter().map(|i| (i.name.as_str(), i.item_type)).collect();
     let mut extra: HashMap<String, &str> =
         found.keys().filter(|name| !known.contains_key(*name)).map(|name| (loose(name), *name)).collect();
     for item in &entry.items {
         let (name, expected) = (item.name.clone(), item.item_type);
         match found.get(name.as_str()) {
             Some(data_type) if is_encoding_of(expected, data_type) => {}
+            Some(data_type) if data_type.is_nested() && !matches!(data_type, DataType::Struct(_)) => {
+                differences.push(Difference::Unsupported { name, found: shown(data_type) });
+            }
             Some(data_type) => differences.push(Difference::Retyped { name, expected, found: shown(data_type) }),
             None => differences.push(match extra.remove(&loose(&name)) {
                 Some(found) => Difference::Renamed { name, found: cut(found) },
@@ -156,7 +172,12 @@ pub fn differences(entry: &EntrySpec, schema: &Schema) -> Vec<Difference> {
     let mut extra: Vec<&str> = extra.into_values().collect();
     extra.sort_unstable();
     // A file may have any number of columns; a list of more than this helps nobody.
-    differences.extend(extra.into_iter().take(ITEMS_MAX).map(|name| Difference::Extra { name: cut(name) }));
+    differences.extend(extra.into_iter().take(ITEMS_MAX).map(|name| match found.get(name) {
+        Some(data_type) if data_type.is_nested() => {
+            Difference::Unsupported { name: cut(name), found: shown(data_type) }
+        }
+        _ => Difference::Extra { name: cut(name) },
+    }));
     differences
 }
 
@@ -193,24 +214,27 @@ pub fn canonical_batch(entry: &EntrySpec, batch: &RecordBatch) -> Result<RecordB
     if !differences.is_empty() {
         return Err(CanonicalError::Differs(differences));
     }
+    let leaves = leaves(batch.schema_ref(), &|name| entry.item(name).is_some());
+    let paths: HashMap<&str, &[usize]> = leaves.iter().map(|leaf| (leaf.name.as_str(), &leaf.path[..])).collect();
     let mut bytes = 0u64;
     let mut columns = Vec::with_capacity(entry.items.len());
     for item in &entry.items {
-        let column = batch.column_by_name(&item.name).ok_or_else(|| {
+        let column = paths.get(item.name.as_str()).map(|path| leaf_array(batch, path)).transpose()?.flatten();
+        let column = column.ok_or_else(|| {
             let missing = Difference::Missing { name: item.name.clone(), expected: item.item_type };
             CanonicalError::Differs(vec![missing])
         })?;
         let target = arrow_type(item.item_type);
         let column: ArrayRef = if *column.data_type() == target {
-            Arc::clone(column)
+            column
         } else {
-            bytes = bytes.saturating_add(written_out_bytes(column));
+            bytes = bytes.saturating_add(written_out_bytes(&column));
             if bytes > CANONICAL_BYTES_MAX {
                 return Err(CanonicalError::TooLarge);
             }
             // Not safe mode: it would turn what cannot be cast into nulls without a word.
             let options = CastOptions { safe: false, ..CastOptions::default() };
-            arrow::compute::cast_with_options(column, &target, &options)?
+            arrow::compute::cast_with_options(&column, &target, &options)?
         };
         if let (ItemType::Decimal(digits, _), Some(decimals)) =
             (item.item_type, column.as_primitive_opt::<Decimal128Type>())

@@ -2,8 +2,10 @@
 //!
 //! The file travels verbatim inside a signed document and is read here by both programs; there is no second form.
 
+mod paths;
 mod terms;
 
+pub use paths::{NAME_PARTS_MAX, above, is_at_or_below};
 pub use terms::{
     BadEntryCode, BadItemType, BasisKind, DECIMAL_DIGITS_MAX, EntryCode, EntryFormat, Grade, ItemType, SharingClass,
     SharingMethod, UpdateFrequency,
@@ -25,7 +27,7 @@ pub const PURPOSES_MAX: usize = 64;
 /// 数据项: one column of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DataItem {
-    /// Its name, in NFC.
+    /// Its name, in NFC; a path such as `address.city` where it is a leaf of nested data.
     pub name: String,
     /// The type of its values.
     pub item_type: ItemType,
@@ -130,6 +132,13 @@ impl EntrySpec {
     /// The item called `name`, with its place among the items.
     pub fn item(&self, name: &str) -> Option<(usize, &DataItem)> {
         self.items.iter().enumerate().find(|(_, item)| item.name == name)
+    }
+
+    /// Places of the item called `name`, or of all items below it where it is a structure; none where the entry has
+    /// neither.
+    pub fn leaves(&self, name: &str) -> Vec<usize> {
+        let items = self.items.iter().enumerate();
+        items.filter(|(_, item)| is_at_or_below(&item.name, name)).map(|(place, _)| place).collect()
     }
 
     /// The item that holds the region of a row.
@@ -283,6 +292,10 @@ fn table_items(
         }
         let nullable = raw.nullable.as_ref().map_or(!raw.key, |n| *n.get_ref());
         items.push(DataItem { name, item_type, key: raw.key, grade, personal: raw.personal, nullable });
+    }
+    if let Some((place, problem)) = paths::mistake(items.iter().map(|item: &DataItem| item.name.as_str())) {
+        let span = list.get_ref().get(place).map_or(0..0, |raw| raw.name.span());
+        return Err(at.error(span, &format!("items[{place}].name"), problem));
     }
     let Some(region) = &raw.region_column else { return Ok((items, None)) };
     let place = items.iter().position(|item| item.name == *region.get_ref());

@@ -51,8 +51,10 @@ pub(super) type Placed = (Token, usize);
 
 /// Whether `name` can stand without quotes, reserved words aside.
 pub(super) fn is_bare_name(name: &str) -> bool {
-    let mut chars = name.chars();
-    chars.next().is_some_and(starts_name) && chars.all(continues_name)
+    name.split('.').all(|part| {
+        let mut chars = part.chars();
+        chars.next().is_some_and(starts_name) && chars.all(continues_name)
+    })
 }
 
 /// Whether `name` is a word of the language.
@@ -114,7 +116,7 @@ impl Lexer<'_> {
             }
             c if starts_name(c) => {
                 let mut name = String::from(c);
-                while let Some(c) = self.take_if(continues_name) {
+                while let Some(c) = self.next_of_name() {
                     name.push(c);
                 }
                 // Entries name their items in this form.
@@ -136,6 +138,13 @@ impl Lexer<'_> {
             }
         };
         Ok((token, position))
+    }
+
+    /// The next character of a bare name: a point goes on only where another part follows.
+    fn next_of_name(&mut self) -> Option<char> {
+        let mut ahead = self.chars.clone();
+        let goes_on = ahead.next() == Some('.') && ahead.next().is_some_and(starts_name);
+        self.take_if(|c| continues_name(c) || c == '.' && goes_on)
     }
 
     fn take_if(&mut self, good: impl Fn(char) -> bool) -> Option<char> {

@@ -7,7 +7,8 @@
 //! term       = column ( "=" | "!=" | "<>" | "<" | "<=" | ">" | ">=" ) value
 //!            | column "is" [ "not" ] "null"
 //!            | column [ "not" ] ( "in" "(" value { "," value } ")" | "between" value "and" value | "within" string )
-//! column     = letter or "_" { letter | digit | "_" } | '"' any but '"', '"' doubled '"'
+//! column     = name { "." name } | '"' any but '"', '"' doubled '"'
+//! name       = letter or "_" { letter | digit | "_" }
 //! value      = string | number | "true" | "false" | "date" string | "timestamp" string
 //! string     = "'" any but "'", "'" doubled "'"
 //! number     = [ "-" ] digits [ "." digits ]

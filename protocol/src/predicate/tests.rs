@@ -66,6 +66,8 @@ fn each_form_has_one_text() {
         ("\"and\" = 1 and \"a\"\"b\" = 2 and \"c\" = 3", "\"and\" = 1 and \"a\"\"b\" = 2 and c = 3"),
         ("姓名 = '张三'", "姓名 = '张三'"),
         ("\"e\u{301}\" = 1", "é = 1"),
+        ("address.city = 'x' and \"address.2nd\" is null", "address.city = 'x' and \"address.2nd\" is null"),
+        ("\"address.city\" = 'x'", "address.city = 'x'"),
         ("a = -0", "a = 0"),
         ("a = 007.10", "a = 7.10"),
     ] {
@@ -94,6 +96,9 @@ fn an_error_says_where_and_what_was_expected() {
         ("a within '440300'", "character 10: 440300 is 4403 filled up"),
         ("a within '99'", "character 10: 99 is not in the table"),
         ("a within 4403", "character 10: expected a region code"),
+        ("a. = 1", "character 2: expected a column"),
+        ("a..b = 1", "character 2: expected a column"),
+        ("a.1 = 1", "character 2: expected a column"),
         ("a = 1.", "character 5: expected a number"),
         ("a = 1e5", "character 5: expected a number"),
         ("a = --1", "character 5: expected a number"),

@@ -1,38 +1,58 @@
-//! What may be shared (共享范围): columns, rows, purposes, methods, networks, period and volume, and the two files that say
-//! it: application.toml, a request, and the scope file of an answer, which has its scope keys alone.
+//! What may be shared (共享范围): columns and what happens to them, rows, regions, purposes, methods, agents, networks,
+//! period, volume, rate and number of requests; and the two files that say it: application.toml, a request, and the scope
+//! file of an answer, which has its scope keys alone.
 //!
 //! An answer narrows what was asked or leaves it: a key that it does not give stays as asked, its condition on rows is
-//! added to the one asked for, and nothing in it may be wider ([`effective`]).
+//! added to the one asked for, its transforms are laid over those asked for, and nothing in it may be wider
+//! ([`effective`]).
 
+mod error;
 mod file;
+mod narrow;
+mod transform;
 
 pub use crate::entry::SharingMethod;
-pub use file::{ApplicationSpec, NETWORKS_MAX, ScopeSpec};
+pub use error::{ScopeError, ScopeErrors};
+pub use file::{
+    AGENTS_MAX, ApplicationSpec, NETWORKS_MAX, RATE_BYTES_PER_SECOND_MIN, REGIONS_MAX, ScopeSpec, TRANSFORM_DEPTH_MAX,
+};
+pub use narrow::effective;
+pub use transform::{BadTransform, MASK_KEPT_CHARS_MAX, PSEUDONYM_ALGORITHM, Transform, Transforms};
 
+use crate::agency::AgentName;
 use crate::digest::Digest;
 use crate::entry::{EntryFormat, EntrySpec, SharingClass};
 use crate::host::Timestamp;
-use crate::predicate::{Predicate, TypeMistakes};
+use crate::predicate::Predicate;
+use crate::region::RegionCode;
 use chrono::{NaiveDate, NaiveTime};
 use ipnet::IpNet;
-use std::collections::HashSet;
-use std::fmt;
 use std::net::IpAddr;
 
 /// Milliseconds that China Standard Time is ahead of UTC: the days of a scope are days there.
 const CST_AHEAD_MS: i64 = 8 * 60 * 60 * 1000;
 
+/// Milliseconds of a day. China Standard Time has no other days.
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// What may be shared. Made by reading an application, or by narrowing one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Columns in clear, each once; none where the entry is one of files.
+    /// Columns, each once; none where the entry is one of files. A structure's name stands for all leaves below it until
+    /// the scope is [`resolved`](Self::resolved).
     pub columns: Vec<String>,
+    /// What happens to columns before they leave; the others leave in clear.
+    pub transforms: Transforms,
     /// Rows; all where there is no condition.
     pub rows: Option<Predicate>,
+    /// Rows of these regions, among those; all where none is listed.
+    pub regions: Vec<RegionCode>,
     /// 使用用途; one or more.
     pub purposes: Vec<String>,
     /// 共享方式; one or more.
     pub methods: Vec<SharingMethod>,
+    /// Agents of the requester that may use it; all where none is listed.
+    pub agents: Vec<AgentName>,
     /// Networks that the requester may call from; any where none is listed.
     pub networks: Vec<IpNet>,
     /// 使用时限: the first day, in China Standard Time.
@@ -41,6 +61,10 @@ pub struct Scope {
     pub until: NaiveDate,
     /// Bytes that may pass in all; no bound where none is given.
     pub volume_bytes_max: Option<u64>,
+    /// Bytes that may pass in a second, over all that flows at a time; no bound where none is given.
+    pub rate_bytes_per_second_max: Option<u64>,
+    /// Requests on one day of China Standard Time; no bound where none is given.
+    pub requests_per_day_max: Option<u64>,
 }
 
 impl Scope {
@@ -75,8 +99,23 @@ impl Scope {
         self.networks.is_empty() || self.networks.iter().any(|net| net.contains(&address))
     }
 
-    /// Whether the entry can be shared like this: its columns exist, its condition on rows types, and methods and purposes
-    /// are offered.
+    /// Whether this agent of the requester may use it.
+    pub fn allows_agent(&self, agent: &AgentName) -> bool {
+        self.agents.is_empty() || self.agents.contains(agent)
+    }
+
+    /// The columns that leave, in their order: all that are listed but those that are dropped.
+    pub fn delivered(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(String::as_str).filter(|c| self.transforms.of(c) != Some(Transform::Drop))
+    }
+
+    /// Whether a column leaves as it is.
+    pub fn is_in_clear(&self, column: &str) -> bool {
+        self.columns.iter().any(|c| c == column) && self.transforms.of(column).is_none()
+    }
+
+    /// Whether the entry can be shared like this: its columns exist and take what happens to them, its condition on rows
+    /// types, it has regions where some are listed, and methods and purposes are offered.
     ///
     /// # Errors
     /// Every mistake.
@@ -91,12 +130,15 @@ impl Scope {
             _ => {}
         }
         if entry.format == EntryFormat::Table {
-            let known: HashSet<&str> = entry.items.iter().map(|item| item.name.as_str()).collect();
-            let unknown = self.columns.iter().filter(|column| !known.contains(column.as_str()));
+            let unknown = self.columns.iter().filter(|column| entry.leaves(column).is_empty());
             errors.extend(unknown.cloned().map(ScopeError::NoColumn));
         }
+        errors.extend(self.check_transforms(entry));
         if let Some(Err(mistakes)) = self.rows.as_ref().map(|rows| rows.check(entry)) {
             errors.push(ScopeError::Rows(mistakes));
+        }
+        if !self.regions.is_empty() && entry.region_column.is_none() {
+            errors.push(ScopeError::NoRegions);
         }
         let methods = self.methods.iter().filter(|method| !entry.sharing_methods.contains(method));
         errors.extend(methods.copied().map(ScopeError::MethodNotOffered));
@@ -107,163 +149,71 @@ impl Scope {
         ScopeErrors::none_or(errors)
     }
 
-    /// Whether this scope is nowhere wider than `requested`. A condition on rows is narrower where it has every part of
-    /// the other's, joined by `and`.
-    ///
-    /// # Errors
-    /// Every key in which it is wider.
-    pub fn narrows(&self, requested: &Self) -> Result<(), ScopeErrors> {
-        let mut errors = Vec::new();
-        let mut wider = |key: &'static str, what: String| errors.push(ScopeError::Wider { key, what });
-        for column in beyond(&self.columns, &requested.columns) {
-            wider("columns", column.clone());
+    fn check_transforms(&self, entry: &EntrySpec) -> Vec<ScopeError> {
+        let resolved = self.resolved(entry);
+        let items = || resolved.columns.iter().filter_map(|column| entry.item(column)).map(|(_, item)| item);
+        // A name that no column of the scope is at or below does nothing, and whoever wrote it thought that it did.
+        let idle = self.transforms.iter().filter(|(name, _)| {
+            !resolved.columns.iter().any(|column| crate::entry::is_at_or_below(column, name))
+        });
+        let mut errors: Vec<_> = idle.map(|(name, _)| ScopeError::NoColumnToTransform(name.to_owned())).collect();
+        errors.extend(items().filter_map(|item| {
+            let transform = self.transforms.of(&item.name).filter(|transform| !transform.fits(item.item_type))?;
+            Some(ScopeError::TransformUnfit { column: item.name.clone(), item_type: item.item_type, transform })
+        }));
+        if items().next().is_some() && resolved.delivered().next().is_none() {
+            errors.push(ScopeError::AllDropped);
         }
-        let asked = requested.rows.as_ref().map_or(&[][..], Predicate::conjuncts);
-        let got = self.rows.as_ref().map_or(&[][..], Predicate::conjuncts);
-        for part in beyond(asked, got) {
-            wider("where", format!("rows without {part}"));
+        errors
+    }
+
+    /// The same with the leaves that the entry has now in place of structures. A leaf that the entry gets later is not
+    /// among them.
+    #[must_use]
+    pub fn resolved(&self, entry: &EntrySpec) -> Self {
+        let mut columns: Vec<String> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for column in &self.columns {
+            let leaves = entry.leaves(column).into_iter().filter_map(|place| entry.items.get(place));
+            let names: Vec<&str> = leaves.map(|item| item.name.as_str()).collect();
+            // What the entry does not have stays, to be refused by name.
+            let names = if names.is_empty() { vec![column.as_str()] } else { names };
+            columns.extend(names.into_iter().filter(|name| seen.insert(name.to_string())).map(str::to_owned));
         }
-        for purpose in beyond(&self.purposes, &requested.purposes) {
-            wider("purposes", purpose.clone());
-        }
-        for method in beyond(&self.methods, &requested.methods) {
-            wider("methods", method.to_string());
-        }
-        if !requested.networks.is_empty() {
-            if self.networks.is_empty() {
-                wider("networks", "every network".to_owned());
-            }
-            for net in self.networks.iter().filter(|net| !requested.networks.iter().any(|asked| asked.contains(*net))) {
-                wider("networks", net.to_string());
-            }
-        }
-        if self.from < requested.from {
-            wider("from", self.from.to_string());
-        }
-        if self.until > requested.until {
-            wider("until", self.until.to_string());
-        }
-        match (self.volume_bytes_max, requested.volume_bytes_max) {
-            (None, Some(_)) => wider("volume_bytes_max", "no bound".to_owned()),
-            (Some(got), Some(asked)) if got > asked => wider("volume_bytes_max", got.to_string()),
-            _ => {}
-        }
-        if self.from > self.until {
-            errors.push(ScopeError::EmptyPeriod { from: self.from, until: self.until });
-        }
-        ScopeErrors::none_or(errors)
+        Self { columns, ..self.clone() }
     }
 
     /// The columns that `predicate` names and this scope does not give in clear: a requester that could ask about them
     /// would learn their values row by row. Empty where it may be asked.
     pub fn hidden_columns(&self, predicate: &Predicate) -> Vec<String> {
-        let hidden = |name: &&str| !self.columns.iter().any(|column| column == name);
-        predicate.columns().into_iter().filter(hidden).map(str::to_owned).collect()
+        predicate.columns().into_iter().filter(|name| !self.is_in_clear(name)).map(str::to_owned).collect()
     }
 
-    /// Digest of what decides which bytes flow: columns in their order, and rows. A position in a transfer holds for this
-    /// digest alone; period, networks and volume are judged anew each time and are not in it.
+    /// Digest of what decides which bytes flow: columns in their order and what happens to them, rows and regions. A
+    /// position in a transfer holds for this digest alone; period, networks and limits are judged anew each time and are
+    /// not in it.
     pub fn content_digest(&self) -> Digest {
-        let mut text = String::from("lingqu scope content 1\n");
-        let rows = self.rows.as_ref().map(ToString::to_string);
-        // Lengths before texts, so that no two scopes are written alike.
-        for part in self.columns.iter().map(String::as_str).chain(["where"]).chain(rows.as_deref()) {
-            text.push_str(&format!("{}:{part}", part.len()));
+        let mut text = String::from("lingqu scope content 2\n");
+        let transforms = self.transforms.iter().map(|(name, transform)| format!("{name}={transform}"));
+        let parts = [
+            self.columns.clone(),
+            transforms.collect(),
+            self.rows.iter().map(ToString::to_string).collect(),
+            self.regions.iter().map(ToString::to_string).collect(),
+        ];
+        for list in parts {
+            // Counts before lists and lengths before texts, so that no two scopes are written alike.
+            text.push_str(&format!("#{}", list.len()));
+            list.iter().for_each(|part| text.push_str(&format!("{}:{part}", part.len())));
         }
-        Digest::blake3(format!("{text}#{}", self.columns.len()).as_bytes())
+        Digest::blake3(text.as_bytes())
     }
 }
 
-/// What an answer gives: what was asked, narrowed by the answer's scope file where there is one.
-///
-/// # Errors
-/// Every key in which the answer is wider than the request.
-pub fn effective(requested: &Scope, answered: Option<&ScopeSpec>) -> Result<Scope, ScopeErrors> {
-    let Some(answer) = answered else { return Ok(requested.clone()) };
-    let given = |key: &Option<Vec<String>>, asked: &[String]| key.clone().unwrap_or_else(|| asked.to_vec());
-    let scope = Scope {
-        columns: given(&answer.columns, &requested.columns),
-        rows: match (&requested.rows, &answer.rows) {
-            (Some(asked), Some(added)) => Some(asked.and(added)),
-            (one, other) => one.clone().or_else(|| other.clone()),
-        },
-        purposes: given(&answer.purposes, &requested.purposes),
-        methods: answer.methods.clone().unwrap_or_else(|| requested.methods.clone()),
-        networks: answer.networks.clone().unwrap_or_else(|| requested.networks.clone()),
-        from: answer.from.unwrap_or(requested.from),
-        until: answer.until.unwrap_or(requested.until),
-        volume_bytes_max: answer.volume_bytes_max.or(requested.volume_bytes_max),
-    };
-    scope.narrows(requested)?;
-    Ok(scope)
-}
-
-/// Why a scope cannot be. The fault is its writer's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ScopeError {
-    /// The entry is 不予共享.
-    #[error("the entry is not shared (article 15)")]
-    NotShared,
-    /// Columns of an entry of files.
-    #[error("the entry is one of files: leave columns out")]
-    FilesHaveNoColumns,
-    /// A table without columns.
-    #[error("the entry is a table: list the columns that are needed")]
-    NoColumns,
-    /// A column that the entry does not have.
-    #[error("the entry has no column {0:?}: see `catalogue show` for its items")]
-    NoColumn(String),
-    /// A condition on rows that does not fit the entry.
-    #[error("where: {0}")]
-    Rows(TypeMistakes),
-    /// A method that the entry does not offer.
-    #[error("the entry does not offer {0}: see its sharing_methods")]
-    MethodNotOffered(SharingMethod),
-    /// A purpose that a conditional entry does not allow.
-    #[error("the entry is not shared for {0:?}: see its purposes")]
-    PurposeNotOffered(String),
-    /// An answer gives more than was asked.
-    #[error("{key}: {what} was not asked for: an answer can only narrow the request")]
-    Wider {
-        /// The key.
-        key: &'static str,
-        /// What is too much.
-        what: String,
-    },
-    /// A period that ends before it begins.
-    #[error("the period ends on {until}, before it begins on {from}")]
-    EmptyPeriod {
-        /// Its first day.
-        from: NaiveDate,
-        /// Its last day.
-        until: NaiveDate,
-    },
-}
-
-/// Every reason why a scope cannot be; never empty.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ScopeErrors(pub Vec<ScopeError>);
-
-impl ScopeErrors {
-    fn none_or(errors: Vec<ScopeError>) -> Result<(), Self> {
-        if errors.is_empty() { Ok(()) } else { Err(Self(errors)) }
-    }
-}
-
-impl fmt::Display for ScopeErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, error) in self.0.iter().enumerate() {
-            write!(f, "{}{error}", if i == 0 { "" } else { "; " })?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ScopeErrors {}
-
-/// What `given` has and `allowed` has not.
-fn beyond<'a, T: PartialEq>(given: &'a [T], allowed: &[T]) -> impl Iterator<Item = &'a T> {
-    given.iter().filter(|value| !allowed.contains(value))
+/// The calendar day of China Standard Time that `now` lies in, counted from 1970-01-01: what a day's requests are counted
+/// on.
+pub fn day_of(now: Timestamp) -> i64 {
+    now.0.saturating_add(CST_AHEAD_MS).div_euclid(DAY_MS)
 }
 
 fn midnight(day: NaiveDate) -> Timestamp {

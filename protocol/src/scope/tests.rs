@@ -96,7 +96,7 @@ fn mistakes_in_the_file_are_named() {
     refused("region within '4403'", "region within '440300'", "where", "character 15");
     refused("batch_exchange", "fax", "methods[0]", "file_download");
     refused("\"credit_code\"", "\"region\"", "columns[1]", "twice");
-    refused("1_000_000_000", "0", "volume_bytes_max", "nothing");
+    refused("1_000_000_000", "0", "volume_bytes_max", "at least 1");
     refused("1_000_000_000", "-1", "volume_bytes_max", "");
     refused("basis =", "bases =", "bases", "unknown");
     refused("社会救助暂行办法", " ", "basis", "empty");
@@ -202,7 +202,231 @@ fn the_content_digest_changes_with_columns_and_rows_alone() {
     assert_ne!(all.content_digest(), rows.content_digest());
 }
 
+/// An entry with a structure, and an application for it that uses every key.
+const NESTED: &str = r#"
+entry = "307010/000001"
+basis = "b"
+scenario = "s"
+purposes = ["低收入家庭核对"]
+columns = ["region", "address", "credit_code"]
+regions = ["4403", "441900"]
+agents = ["main", "night-1"]
+methods = ["batch_exchange"]
+from = 2026-12-01
+until = 2027-06-30
+rate_bytes_per_second_max = 1_000_000
+requests_per_day_max = 24
+
+[transforms]
+credit_code = "pseudonym"
+address.city = "mask(1,0)"
+"#;
+
+fn nested_entry() -> EntrySpec {
+    let items = "items = [\n  { name = \"address.city\", type = \"string\", personal = true },\n  \
+                 { name = \"address.at.street\", type = \"string\", personal = true },\n  \
+                 { name = \"addressee\", type = \"bool\", personal = true },";
+    EntrySpec::parse(&ENTRY.replacen("items = [", items, 1)).unwrap()
+}
+
+fn nested() -> Scope {
+    ApplicationSpec::parse(NESTED).unwrap().scope
+}
+
+fn answer(scope: &str) -> Result<Scope, ScopeErrors> {
+    effective(&nested(), Some(&ScopeSpec::parse(scope).unwrap()))
+}
+
+#[test]
+fn a_structure_is_its_leaves_at_the_time() {
+    let (scope, entry) = (nested(), nested_entry());
+    assert_eq!(scope.check(&entry), Ok(()));
+    let resolved = scope.resolved(&entry);
+    assert_eq!(resolved.columns, ["region", "address.city", "address.at.street", "credit_code"]);
+    assert_eq!(resolved.resolved(&entry), resolved);
+    assert!(resolved.is_in_clear("address.at.street") && !resolved.is_in_clear("address.city"));
+    for name in ["address", "address.at", "addressee", "Address.city", "credit_code"] {
+        assert!(!resolved.is_in_clear(name), "{name}");
+    }
+    let mut twice = scope;
+    twice.columns.insert(0, "address.city".to_owned());
+    assert_eq!(twice.resolved(&entry).columns, ["address.city", "region", "address.at.street", "credit_code"]);
+    twice.columns.push("address.at.number".to_owned());
+    assert!(errors(twice.check(&entry)).contains("no column \"address.at.number\""));
+}
+
+#[test]
+fn what_is_dropped_is_not_delivered_and_what_is_changed_is_not_in_clear() {
+    let scope = answer("[transforms]\naddress.at = \"drop\"").unwrap().resolved(&nested_entry());
+    assert_eq!(scope.delivered().collect::<Vec<_>>(), ["region", "address.city", "credit_code"]);
+    let predicate = Predicate::parse(
+        "region is not null or address.city = 'x' or address.at.street = 'y' or credit_code = 'z' or \"REGION\" = '1'",
+    );
+    assert_eq!(
+        scope.hidden_columns(&predicate.unwrap()),
+        ["REGION", "address.at.street", "address.city", "credit_code"]
+    );
+}
+
+#[test]
+fn mistakes_of_the_newer_keys_are_named() {
+    for (from, to, field, part) in [
+        ("\"441900\"", "\"440300\"", "regions[1]", "write 4403"),
+        ("\"441900\"", "\"4403\"", "regions[1]", "twice"),
+        ("[\"4403\", \"441900\"]", "[]", "regions", "empty"),
+        ("\"night-1\"", "\"Night\"", "agents[1]", "a-z"),
+        ("1_000_000", "65_535", "rate_bytes_per_second_max", "at least 65536"),
+        ("requests_per_day_max = 24", "requests_per_day_max = 0", "requests_per_day_max", "at least 1"),
+        ("\"pseudonym\"", "\"hash\"", "transforms.credit_code", "mask(PREFIX,SUFFIX)"),
+        ("\"pseudonym\"", "3", "transforms.credit_code", "expected a text"),
+        ("credit_code = \"pseudonym\"", "\"address.city\" = \"drop\"", "transforms.address.city", "twice"),
+    ] {
+        assert!(NESTED.contains(from), "{from}");
+        let error = ApplicationSpec::parse(&NESTED.replacen(from, to, 1)).expect_err(to);
+        assert_eq!(error.field, field, "{error}");
+        assert!(error.problem.contains(part), "{error}");
+    }
+    assert!(ScopeSpec::parse("[transforms]").is_err(), "an empty table could mean all or nothing");
+    let deep = (0..TRANSFORM_DEPTH_MAX).map(|i| format!("a{i}")).collect::<Vec<_>>().join(".");
+    assert!(ScopeSpec::parse(&format!("[transforms]\n{deep} = \"drop\"")).is_ok());
+    assert!(ScopeSpec::parse(&format!("[transforms]\n{deep}.b = \"drop\"")).is_err());
+}
+
+#[test]
+fn what_the_entry_does_not_take_is_named() {
+    let mut scope = nested();
+    scope.columns.push("addressee".to_owned());
+    scope.transforms = ScopeSpec::parse(
+        "[transforms]\naddressee = \"pseudonym\"\nsalary = \"drop\"\n\"address.att\" = \"drop\"",
+    )
+    .unwrap()
+    .transforms
+    .unwrap();
+    let found = errors(scope.check(&nested_entry()));
+    for part in ["addressee is bool, and pseudonym takes strings and whole", "\"salary\" is not", "\"address.att\" is not"] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    let all = nested().columns.iter().map(|c| format!("{c} = \"drop\"\n")).collect::<String>();
+    let all = answer(&format!("[transforms]\n{all}address.city = \"drop\"").replace("address =", "address.at ="));
+    assert!(errors(all.unwrap().check(&nested_entry())).contains("every column is dropped"));
+    let mut flat = nested_entry();
+    flat.region_column = None;
+    assert!(errors(nested().check(&flat)).contains("no region column"));
+}
+
+#[test]
+fn each_newer_key_has_its_order() {
+    for narrower in [
+        "",
+        "regions = [\"440304\"]",
+        "regions = [\"441900\", \"440304001\"]",
+        "agents = [\"main\"]",
+        "rate_bytes_per_second_max = 999_999",
+        "requests_per_day_max = 24",
+        "columns = [\"address.at.street\"]",
+        "columns = [\"address.at\", \"region\"]",
+        "[transforms]\nregion = \"mask\"",
+        "[transforms]\naddress.city = \"mask\"\ncredit_code = \"drop\"\naddress.at.street = \"pseudonym\"",
+    ] {
+        let scope = answer(narrower).unwrap_or_else(|e| panic!("{narrower}: {e}"));
+        assert_eq!(scope.narrows(&nested()), Ok(()), "{narrower}");
+    }
+    for (wider, part) in [
+        ("regions = [\"4403\", \"4419\"]", "regions: 4419"),
+        ("regions = [\"44\"]", "regions: 44"),
+        ("agents = [\"main\", \"other\"]", "agents: other"),
+        ("rate_bytes_per_second_max = 1_000_001", "rate_bytes_per_second_max: 1000001"),
+        ("requests_per_day_max = 25", "requests_per_day_max: 25"),
+        ("columns = [\"addressee\"]", "columns: addressee"),
+        ("[transforms]\ncredit_code = \"mask\"", "credit_code mask instead of pseudonym"),
+        ("[transforms]\naddress.city = \"mask(1,1)\"", "address.city mask(1,1) instead of mask(1,0)"),
+        ("columns = [\"region\"]\n[transforms]\ncredit_code = \"drop\"", "\"credit_code\" is not among"),
+    ] {
+        let found = errors(answer(wider).map(|_| ()));
+        assert!(found.contains(part), "{wider}: {found}");
+    }
+    let mut open = nested();
+    (open.regions, open.agents, open.transforms) = (Vec::new(), Vec::new(), Transforms::default());
+    (open.rate_bytes_per_second_max, open.requests_per_day_max) = (None, None);
+    let found = errors(open.narrows(&nested()));
+    for part in [
+        "regions: every region",
+        "agents: every agent",
+        "rate_bytes_per_second_max: no bound",
+        "requests_per_day_max: no bound",
+        "credit_code in clear instead of pseudonym",
+        "address.city in clear",
+    ] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    assert_eq!(nested().narrows(&open), Ok(()));
+}
+
+#[test]
+fn a_days_requests_are_counted_in_china() {
+    let midnight = nested().starts_at();
+    assert_eq!(day_of(midnight), day_of(midnight.plus_ms(-1)) + 1);
+    assert_eq!(day_of(midnight), day_of(midnight.plus_ms(DAY_MS - 1)));
+    assert_eq!(day_of(Timestamp(i64::MAX)), day_of(Timestamp(i64::MAX - 1)), "no end of time panics");
+    assert_eq!(day_of(Timestamp(0)), 0);
+    assert_eq!(day_of(Timestamp(-CST_AHEAD_MS - 1)), -1);
+}
+
+#[test]
+fn the_content_digest_changes_with_transforms_and_regions() {
+    let base = nested();
+    let mut other = nested();
+    other.agents.clear();
+    other.requests_per_day_max = None;
+    assert_eq!(base.content_digest(), other.content_digest());
+    other.regions.pop();
+    assert_ne!(base.content_digest(), other.content_digest());
+    let mut clear = nested();
+    clear.transforms = Transforms::default();
+    assert_ne!(base.content_digest(), clear.content_digest());
+    // What stands in one list cannot be read as part of the next.
+    clear.columns.push("credit_code=pseudonym".to_owned());
+    assert_ne!(base.content_digest(), clear.content_digest());
+}
+
 proptest! {
+    #[test]
+    fn no_text_of_every_key_panics(at in 0usize..500, cut in 0usize..12, put in "\\PC{0,6}|[\\x00-\\x7f]{0,6}") {
+        let chars: Vec<char> = NESTED.chars().collect();
+        let at = at.min(chars.len());
+        let text: String = chars[..at].iter().copied().chain(put.chars()).chain(chars.iter().skip(at + cut).copied()).collect();
+        if let Ok(spec) = ApplicationSpec::parse(&text) {
+            let scope = spec.scope.resolved(&nested_entry());
+            prop_assert_eq!(scope.narrows(&spec.scope), Ok(()), "leaves are within their structures");
+            let _ = scope.check(&nested_entry());
+            let _ = scope.content_digest();
+        }
+    }
+
+    #[test]
+    fn a_chain_of_answers_only_narrows(
+        keys in prop::collection::vec((prop::sample::subsequence(vec![
+            "regions = [\"440304\"]", "regions = [\"4403\"]", "agents = [\"main\"]", "requests_per_day_max = 3",
+            "rate_bytes_per_second_max = 70_000", "columns = [\"address.city\", \"credit_code\"]",
+        ], 0..4), prop::option::of(prop::sample::select(vec![
+            "address = \"drop\"", "address.city = \"mask\"", "address.city = \"drop\"", "credit_code = \"drop\"",
+        ]))), 1..4),
+    ) {
+        let mut scope = nested();
+        for (lines, transform) in keys {
+            let table = transform.map_or(String::new(), |t| format!("[transforms]\n{t}\n"));
+            let Ok(spec) = ScopeSpec::parse(&format!("{}\n{table}", lines.join("\n"))) else { continue };
+            if let Ok(next) = effective(&scope, Some(&spec)) {
+                prop_assert_eq!(next.narrows(&scope), Ok(()));
+                prop_assert_eq!(next.narrows(&nested()), Ok(()));
+                for column in &next.resolved(&nested_entry()).columns {
+                    prop_assert!(Transform::narrows(next.transforms.of(column), scope.transforms.of(column)));
+                }
+                scope = next;
+            }
+        }
+    }
+
     #[test]
     fn what_an_answer_gives_is_never_wider(
         columns in prop::option::of(prop::sample::subsequence(vec!["region", "credit_code", "operator_name"], 1..=3)),
