@@ -135,9 +135,14 @@ impl Decoder {
 
 /// A batch in pieces that fit the wire, in order, sharing its buffers.
 pub fn cut(batch: &RecordBatch) -> Vec<RecordBatch> {
+    cut_to(batch, BATCH_BYTES_AIM)
+}
+
+/// The same with pieces of about `bytes_aim`, a row at least.
+pub fn cut_to(batch: &RecordBatch, bytes_aim: usize) -> Vec<RecordBatch> {
     let rows = batch.num_rows();
     let bytes = batch.get_array_memory_size().max(1);
-    let per_piece = (rows * BATCH_BYTES_AIM / bytes).clamp(1, BATCH_ROWS_MAX);
+    let per_piece = (rows.saturating_mul(bytes_aim.min(BATCH_BYTES_AIM)) / bytes).clamp(1, BATCH_ROWS_MAX);
     (0..rows).step_by(per_piece).map(|start| batch.slice(start, per_piece.min(rows - start))).collect()
 }
 

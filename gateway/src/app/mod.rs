@@ -10,16 +10,17 @@ use crate::admin::{ControlSocket, Failure, ServerError};
 use crate::config::{Config, LogFormat};
 use crate::edge::endpoint::{self, Door, LIMITS, handshakes};
 use crate::edge::session::Services;
-use crate::flow::record::volume_usage;
+use crate::flow::pseudonym::PseudonymSecret;
+use crate::flow::record::{USED_PARENT, used};
 use crate::flow::{Facts, Flow, FlowParts};
-use crate::folder::{CutsFile, Folder, FolderError};
+use crate::folder::{CutsFile, Folder, FolderError, Layout};
 use crate::gate::{ClosedWhy, Gate};
 use crate::lake::local::LocalStore;
 use crate::lake::store::Lake;
 use crate::ledger::Ledger;
 use crate::metrics;
 use crate::registry::{OpenInvitations, OpenRenewals, Registry, RegistryError};
-use crate::state::{Filter, Kind, SqliteState, State, StateError};
+use crate::state::{Change, Draft, Expect, Filter, Kind, SqliteState, State, StateError};
 use lingqu_certs::key::PublicKey;
 use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
 use lingqu_certs::quic::server_endpoint;
@@ -31,6 +32,7 @@ use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::host::{Clock, Entropy};
+use lingqu_protocol::scope::PSEUDONYM_ALGORITHM;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
@@ -169,13 +171,14 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         lake: Lake::new(Arc::new(store)),
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
+        pseudonyms: pseudonyms(&folder.layout, state.as_ref(), clock.as_ref(), entropy.as_ref()).await?,
         facts,
         failpoint: failpoint::pass,
     }));
 
     registry.load().await?;
     registry.record_cuts().await?;
-    restore_volumes(&gate, state.as_ref()).await?;
+    restore_used(&gate, state.as_ref()).await?;
     heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
     let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));
 
@@ -241,15 +244,48 @@ fn server_identity(
     Ok(Arc::new(ServerIdentity::new(ca, &folder.identity.domain, chain, key, clock.wall())?))
 }
 
-/// What each grant used before this start.
-async fn restore_volumes(gate: &Gate, state: &dyn State) -> Result<(), ServeError> {
-    let filter = Filter { parent: Some("volume".to_owned()), ..Filter::default() };
+/// The secret that pseudonyms are made with, which must be the one that earlier ones were made with: another would make
+/// every requester's pseudonyms worthless without a word. A gateway from before there were pseudonyms gets one here.
+async fn pseudonyms(
+    layout: &Layout,
+    state: &dyn State,
+    clock: &dyn Clock,
+    entropy: &dyn Entropy,
+) -> Result<PseudonymSecret, ServeError> {
+    const ID: &str = "pseudonym-secret";
+    let path = layout.pseudonym_secret();
+    let known = state.get(Kind::Setting, ID).await?;
+    let secret = match PseudonymSecret::load(&path).map_err(doing("the secret of pseudonyms"))? {
+        Some(secret) => secret,
+        None if known.is_some() => return Err(FolderError::Differs("the secret of pseudonyms").into()),
+        None => {
+            let secret = PseudonymSecret::generate(entropy).map_err(doing("making the secret of pseudonyms"))?;
+            secret.save_new(&path).map_err(doing("writing the secret of pseudonyms"))?;
+            secret
+        }
+    };
+    let body = serde_json::json!({ "algorithm": PSEUDONYM_ALGORITHM, "id": secret.id() }).to_string().into_bytes();
+    match known {
+        Some(record) if record.body != body => Err(FolderError::Differs("the secret of pseudonyms").into()),
+        Some(_) => Ok(secret),
+        None => {
+            let id = ID.to_owned();
+            let draft = Draft { kind: Kind::Setting, id, agency: None, parent: None, body, changed_at: clock.wall() };
+            state.commit(Change::put(draft, Expect::Absent)).await?;
+            Ok(secret)
+        }
+    }
+}
+
+/// What was used up under each permission before this start.
+async fn restore_used(gate: &Gate, state: &dyn State) -> Result<(), ServeError> {
+    let filter = Filter { parent: Some(USED_PARENT.to_owned()), ..Filter::default() };
     let mut after: Option<String> = None;
     loop {
         let page = state.list(Kind::Setting, filter.clone(), after.as_deref(), 1000).await?;
         for record in &page {
-            let (grant, used_bytes) = volume_usage(record)?;
-            gate.restore_volume(grant, used_bytes);
+            let (under, used) = used(record)?;
+            gate.restore_used(under, used);
         }
         match page.last() {
             Some(last) => after = Some(last.id.clone()),

@@ -158,6 +158,16 @@ impl Flow {
         Ok(Opened::Running)
     }
 
+    /// Whether a transfer of this agent's was committed: then its first receipt is all that is left to give.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn is_committed(&self, peer: &Peer, transfer: TransferId) -> Result<bool, FlowError> {
+        let record = self.state().get(Kind::Transfer, &transfer.to_string()).await?;
+        let row = record.as_ref().map(read::<TransferRow>).transpose()?;
+        Ok(row.is_some_and(|row| row.is_of(&peer.agent) && row.status == TransferStatus::Committed))
+    }
+
     /// Makes a version visible: manifest object, then version, dataset and transfer in one transaction with the leaf.
     ///
     /// # Errors

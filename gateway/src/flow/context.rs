@@ -2,6 +2,7 @@
 
 use super::commit::read;
 use super::error::FlowError;
+use super::pseudonym::PseudonymSecret;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
 use crate::gate::Peer;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
@@ -62,6 +63,8 @@ pub struct FlowParts {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: Arc<dyn Entropy>,
+    /// What pseudonyms are made with.
+    pub pseudonyms: PseudonymSecret,
     /// What is fixed.
     pub facts: Facts,
     /// Called at named points; does nothing but in kill tests.
@@ -134,6 +137,11 @@ impl Flow {
         self.parts.entropy.as_ref()
     }
 
+    /// What pseudonyms are made with.
+    pub fn pseudonyms(&self) -> &PseudonymSecret {
+        &self.parts.pseudonyms
+    }
+
     /// What is fixed.
     pub fn facts(&self) -> &Facts {
         &self.parts.facts
@@ -142,6 +150,11 @@ impl Flow {
     /// The wall clock.
     pub fn now(&self) -> Timestamp {
         self.parts.clock.wall()
+    }
+
+    /// The monotonic clock.
+    pub fn monotonic(&self) -> Duration {
+        self.parts.clock.monotonic()
     }
 
     /// A named point, where kill tests end the process.

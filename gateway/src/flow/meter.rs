@@ -1,86 +1,93 @@
-//! What passes, counted against the grant's volume before it is sent. Reservations are durable: after a crash a grant has
-//! used at least what left, never less.
+//! What passes, counted against what may be used up under the permission before it is sent, and held to its rate.
+//! Reservations are durable: after a crash a permission has used at least what left, never less.
 
 use super::Flow;
 use super::error::FlowError;
-use super::record::volume_id;
-use crate::gate::volume::Volume;
-use crate::gate::{Denied, PullPermit};
-use crate::state::{Change, Draft, Expect, Kind};
-use lingqu_protocol::ids::GrantId;
+use super::record::used_draft;
+use crate::gate::{Denied, Limits, PullPermit, Quota, Under};
+use crate::state::{Change, Expect};
+use lingqu_protocol::scope::day_of;
 use std::sync::Arc;
 use tokio::sync::Mutex;
 
-/// Bytes reserved at a time where a flow's size is not known before: one durable record per block is nothing beside the
-/// block, and a crash costs the grant no more than this.
-const BLOCK_BYTES: u64 = 64 << 20;
-
-/// Counts one flow against its grant.
+/// Counts one flow against its permission.
 pub struct Meter {
     flow: Arc<Flow>,
-    grant: GrantId,
-    bytes_max: Option<u64>,
-    volume: Arc<Volume>,
+    under: Under,
+    quota: Arc<Quota>,
+    /// As they were when the flow was permitted: where they are amended, it is cut.
+    limits: Limits,
     left: Mutex<u64>,
 }
 
 impl Meter {
     /// For a permitted pull.
     pub fn new(flow: Arc<Flow>, permit: &PullPermit) -> Self {
-        let grant = permit.grant();
-        Self {
-            flow,
-            grant: grant.id,
-            bytes_max: grant.scope.volume_bytes_max,
-            volume: Arc::clone(permit.volume()),
-            left: Mutex::new(0),
+        let quota = Arc::clone(permit.quota());
+        let limits = quota.limits();
+        Self { flow, under: permit.under(), quota, limits, left: Mutex::new(0) }
+    }
+
+    /// Sees to it that all of a flow can be counted, before any of it is sent.
+    ///
+    /// # Errors
+    /// There is not as much, or the reservation cannot be made durable.
+    pub async fn reserve(&self, bytes: u64) -> Result<(), FlowError> {
+        self.fill(&mut *self.left.lock().await, bytes).await
+    }
+
+    /// Sees to it that `left` holds `bytes`.
+    async fn fill(&self, left: &mut u64, bytes: u64) -> Result<(), FlowError> {
+        let Some(bytes_max) = self.limits.volume_bytes_max else { return Ok(()) };
+        if *left < bytes {
+            *left += self.quota.reserve(bytes.saturating_sub(*left));
+            remember(&self.flow, self.under, &self.quota).await?;
         }
+        if *left < bytes { Err(Denied::Volume { bytes_max }.into()) } else { Ok(()) }
     }
 
     /// Counts bytes that are about to be sent.
     ///
     /// # Errors
-    /// The grant has no more, or the reservation cannot be made durable.
+    /// As [`reserve`](Self::reserve).
     pub async fn take(&self, bytes: u64) -> Result<(), FlowError> {
-        let Some(bytes_max) = self.bytes_max else { return Ok(()) };
+        if self.limits.volume_bytes_max.is_none() {
+            return Ok(());
+        }
         let mut left = self.left.lock().await;
-        if *left < bytes {
-            let wanted = bytes.saturating_sub(*left).max(BLOCK_BYTES);
-            *left += self.volume.reserve(wanted);
-            self.remember().await?;
+        self.fill(&mut left, bytes).await?;
+        *left = left.saturating_sub(bytes);
+        Ok(())
+    }
+
+    /// Waits until bytes that are about to be sent may pass at the approved rate. Where none was approved, nothing is done.
+    pub async fn pace(&self, bytes: u64) {
+        if self.limits.rate_bytes_per_second_max.is_none() {
+            return;
         }
-        match left.checked_sub(bytes) {
-            Some(rest) => {
-                *left = rest;
-                Ok(())
-            }
-            None => Err(Denied::Volume { bytes_max }.into()),
+        let wait = self.quota.pace(bytes, self.flow.monotonic());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Bytes that one piece should have at most, of `aim`: what passes in a second, so that a slow flow is never silent for
+    /// as long as its receiver would take for a lost connection.
+    pub fn piece_bytes(&self, aim: usize) -> usize {
+        let rate = self.limits.rate_bytes_per_second_max;
+        rate.map_or(aim, |rate| aim.min(usize::try_from(rate).unwrap_or(usize::MAX)))
     }
 
     /// Gives back what was reserved and not sent, durably.
     ///
     /// # Errors
-    /// The state's; the grant then counts as having used more than it did.
+    /// The state's; the permission then counts as having used more than it did.
     pub async fn close(&self) -> Result<(), FlowError> {
         let rest = std::mem::take(&mut *self.left.lock().await);
         if rest > 0 {
-            self.volume.release(rest);
-            self.remember().await?;
+            self.quota.release(rest);
+            remember(&self.flow, self.under, &self.quota).await?;
         }
-        Ok(())
-    }
-
-    async fn remember(&self) -> Result<(), FlowError> {
-        let draft = Draft {
-            kind: Kind::Setting,
-            id: volume_id(self.grant),
-            agency: None,
-            parent: Some("volume".to_owned()),
-            body: format!("{{\"used_bytes\":{}}}", self.volume.used_bytes()).into_bytes(),
-            changed_at: self.flow.now(),
-        };
-        self.flow.state().commit(Change::put(draft, Expect::Any)).await?;
         Ok(())
     }
 }
@@ -88,6 +95,27 @@ impl Meter {
 impl Drop for Meter {
     fn drop(&mut self) {
         // A flow that was cut or lost: what it had reserved is free again in memory, and durably with the next record.
-        self.volume.release(std::mem::take(self.left.get_mut()));
+        self.quota.release(std::mem::take(self.left.get_mut()));
     }
+}
+
+/// Counts a request that the gate allowed, durably, before it is answered.
+///
+/// # Errors
+/// The day has no more, or the count cannot be made durable.
+pub async fn count_request(flow: &Flow, permit: &PullPermit) -> Result<(), FlowError> {
+    let quota = permit.quota();
+    let Some(per_day_max) = quota.limits().requests_per_day_max else { return Ok(()) };
+    if !quota.count_request(day_of(flow.now())) {
+        return Err(Denied::Requests { per_day_max }.into());
+    }
+    remember(flow, permit.under(), quota).await
+}
+
+/// Makes an account durable. One at a time for each: what is read last is written last.
+async fn remember(flow: &Flow, under: Under, quota: &Quota) -> Result<(), FlowError> {
+    let _recording = quota.recording().await;
+    let draft = used_draft(under, quota.used(), flow.now());
+    flow.state().commit(Change::put(draft, Expect::Any)).await?;
+    Ok(())
 }

@@ -7,6 +7,7 @@ pub mod commit;
 mod context;
 pub mod error;
 pub mod meter;
+pub mod pseudonym;
 pub mod pull;
 pub mod push_batch;
 pub mod push_files;
@@ -14,6 +15,7 @@ pub mod receive;
 pub mod record;
 pub mod serve_files;
 pub mod serve_table;
+pub mod transform;
 pub mod wires;
 
 pub use context::{Facts, Flow, FlowParts, Greeting, Opened};

@@ -2,7 +2,7 @@
 
 use super::commit::{Committing, Opening};
 use super::error::FlowError;
-use super::meter::Meter;
+use super::meter::{Meter, count_request};
 use super::record::VersionRow;
 use super::wires::Wires;
 use super::{Flow, Opened, serve_files, serve_table};
@@ -56,6 +56,10 @@ pub async fn pull<C: Channel>(
         mode: String::new(),
         content: content_digest(&permit, &version, &ask),
     };
+    // The first receipt again is no new request; everything else is one, a resume as well.
+    if !flow.is_committed(peer, transfer).await? {
+        count_request(flow, &permit).await?;
+    }
     match flow.open_transfer(peer, opening).await? {
         Opened::Committed(receipt) => {
             return flow.conclude(peer, transfer, receipt, wires).await;
@@ -63,7 +67,7 @@ pub async fn pull<C: Channel>(
         Opened::Running => {}
     }
     let claim = flow.claim(transfer);
-    let meter = Meter::new(Arc::clone(flow), &permit);
+    let meter = Arc::new(Meter::new(Arc::clone(flow), &permit));
     let served = tokio::select! {
         biased;
         cut = permit.leash().cut() => Err(cut.into()),
@@ -96,7 +100,7 @@ async fn serve<C: Channel>(
     transfer: TransferId,
     version: &VersionRow,
     ask: &Pull,
-    meter: &Meter,
+    meter: &Arc<Meter>,
     wires: &mut Wires<C>,
 ) -> Result<Delivered, FlowError> {
     let delivered = match version.kind {

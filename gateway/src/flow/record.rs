@@ -1,8 +1,10 @@
 //! How transfers and versions lie in the state: explicit rows, JSON text, one conversion each way.
 
-use crate::state::{Record, StateError};
+use crate::gate::{Under, Used};
+use crate::state::{Draft, Kind, Record, StateError};
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::digest::Digest;
+use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId, TransferId};
 use lingqu_protocol::receipt::{DataKind, Direction};
 use serde::{Deserialize, Serialize};
@@ -111,22 +113,73 @@ pub fn latest_id(entry: EntryId) -> String {
     format!("latest/{entry}")
 }
 
-/// The id of the record that holds what was used of a grant's volume.
-pub fn volume_id(grant: GrantId) -> String {
-    format!("volume/{grant}")
+/// What records of accounts hang on: they are listed once, at start.
+pub const USED_PARENT: &str = "volume";
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UsedRow {
+    used_bytes: u64,
+    #[serde(default)]
+    day: i64,
+    #[serde(default)]
+    requests: u64,
 }
 
-/// The grant and the bytes in a record of what was used.
+/// The record of what was used up under a permission.
+pub fn used_draft(under: Under, used: Used, now: Timestamp) -> Draft {
+    Draft {
+        kind: Kind::Setting,
+        id: format!("{USED_PARENT}/{under}"),
+        agency: None,
+        parent: Some(USED_PARENT.to_owned()),
+        body: format!("{{\"used_bytes\":{},\"day\":{},\"requests\":{}}}", used.bytes, used.day, used.requests)
+            .into_bytes(),
+        changed_at: now,
+    }
+}
+
+/// The permission and what was used up under it, in such a record.
 ///
 /// # Errors
 /// The record is damaged.
-pub fn volume_usage(record: &Record) -> Result<(GrantId, u64), StateError> {
-    #[derive(Deserialize)]
-    struct Used {
-        used_bytes: u64,
-    }
-    let grant = record.id.strip_prefix("volume/").and_then(|id| id.parse().ok());
-    let used = serde_json::from_slice::<Used>(&record.body).ok();
+pub fn used(record: &Record) -> Result<(Under, Used), StateError> {
+    let id = record.id.strip_prefix(USED_PARENT).and_then(|id| id.strip_prefix('/'));
+    let grant: Option<GrantId> = id.and_then(|id| id.parse().ok());
+    let row = serde_json::from_slice::<UsedRow>(&record.body).ok();
     let damaged = || StateError::Damaged(format!("{}: what was used of a grant", record.id));
-    grant.zip(used).map(|(grant, used)| (grant, used.used_bytes)).ok_or_else(damaged)
+    let (grant, row) = grant.zip(row).ok_or_else(damaged)?;
+    Ok((Under::Grant(grant), Used { bytes: row.used_bytes, day: row.day, requests: row.requests }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_reads_back_and_an_older_record_too() {
+        let under = Under::Grant(GrantId::from_bits(7));
+        let spent = Used { bytes: 3, day: 20_778, requests: 4 };
+        let draft = used_draft(under, spent, Timestamp(1));
+        let mut record = Record {
+            kind: draft.kind,
+            id: draft.id,
+            revision: 1,
+            agency: draft.agency,
+            parent: draft.parent,
+            body: draft.body,
+            changed_at: draft.changed_at,
+            ledger: None,
+        };
+        assert_eq!(used(&record), Ok((under, spent)));
+        record.body = b"{\"used_bytes\":5}".to_vec();
+        assert_eq!(used(&record), Ok((under, Used { bytes: 5, ..Used::default() })));
+        for bad in [&b"{}"[..], b"", b"{\"used_bytes\":-1}", b"{\"used_bytes\":1,\"x\":1}"] {
+            record.body = bad.to_vec();
+            assert!(used(&record).is_err());
+        }
+        record.id = "volume/x".to_owned();
+        assert!(used(&record).is_err());
+    }
 }

@@ -33,7 +33,7 @@ pub async fn serve<C: Channel>(
     transfer: TransferId,
     version: &VersionRow,
     names: &[String],
-    meter: &Meter,
+    meter: &Arc<Meter>,
     wires: &mut Wires<C>,
 ) -> Result<Delivered, FlowError> {
     let manifest = flow.file_manifest(version).await?;
@@ -167,8 +167,10 @@ impl Source {
         &self,
         segment: u32,
         leash: &Leash,
+        meter: &Meter,
         lane: &mut DataLane<S>,
     ) -> Result<(), FlowError> {
+        meter.take(self.plan.segment_bytes(segment).unwrap_or(0)).await?;
         leash.check()?;
         lane.raw(frame::segment(segment)).await?;
         let mut open = None;
@@ -188,6 +190,7 @@ impl Source {
             };
             let value: ChunkValue = reader.values().get(place as usize).copied().unwrap_or_default();
             let data: Bytes = reader.read_item(place).await?;
+            meter.pace(data.len() as u64).await;
             leash.check()?;
             lane.raw(frame::item_head(index, &value, data.len() as u32)?).await?;
             lane.raw(data).await?;
@@ -203,12 +206,12 @@ async fn send_segments<C: Channel>(
     transfer: TransferId,
     token: Token,
     leash: &Leash,
-    meter: &Meter,
+    meter: &Arc<Meter>,
     channel: &C,
 ) -> Result<u64, FlowError> {
-    // Counted before the first byte of any of them leaves.
+    // All of it is there before the first byte of any leaves; what is not sent after all is given back.
     let bytes: u64 = wanted.iter().filter_map(|segment| source.plan.segment_bytes(*segment)).sum();
-    meter.take(bytes).await?;
+    meter.reserve(bytes).await?;
     let queue: VecDeque<u32> = wanted.iter().copied().collect();
     let queue = Arc::new(Mutex::new(queue));
     let mut streams = JoinSet::new();
@@ -216,6 +219,7 @@ async fn send_segments<C: Channel>(
     for _ in 0..lanes {
         let mut lane = DataLane::open(channel, transfer, token, leash.clone()).await?;
         let (source, queue, leash) = (Arc::clone(&source), Arc::clone(&queue), leash.clone());
+        let meter = Arc::clone(meter);
         streams.spawn(async move {
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
@@ -223,7 +227,7 @@ async fn send_segments<C: Channel>(
                     lane.finish();
                     return Ok::<(), FlowError>(());
                 };
-                source.send(segment, &leash, &mut lane).await?;
+                source.send(segment, &leash, &meter, &mut lane).await?;
                 let bytes = source.plan.segment_bytes(segment).unwrap_or(0);
                 crate::metrics::sent(bytes);
                 leash.moved().add(bytes, 0);

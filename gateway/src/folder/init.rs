@@ -2,6 +2,7 @@
 
 use super::{DAY_MS, Folder, FolderError, Layout, io_error};
 use crate::config::Config;
+use crate::flow::pseudonym::PseudonymSecret;
 use crate::ledger::Entry;
 use crate::state::{Change, SqliteState, State};
 use lingqu_certs::ca::{Authority, CA_VALID_MS};
@@ -73,6 +74,9 @@ pub async fn init(
     let chain = ca.sign_gateway(&server_key, Validity::starting(now, GATEWAY_DAYS * DAY_MS), entropy)?;
     let receipt_key = SigningKey::generate(entropy)?;
     receipt_key.save_new(&layout.receipt_key())?;
+    let secret = PseudonymSecret::generate(entropy).map_err(random)?;
+    let path = layout.pseudonym_secret();
+    secret.save_new(&path).map_err(io_error("writing", &path))?;
     let id = DocumentId::random(entropy).map_err(random)?;
     let statement = root.seal(&Document {
         gateway,
@@ -171,7 +175,7 @@ mod tests {
         assert!(!made.root_was_there);
         let folder = Folder::open(&dir).unwrap();
         assert_eq!(folder.identity.gateway, made.gateway);
-        for secret in ["ca.key", "server.key", "receipt.key", "state/lingqu.db"] {
+        for secret in ["ca.key", "server.key", "receipt.key", "pseudonym.key", "state/lingqu.db"] {
             let mode = std::fs::metadata(dir.join(secret)).unwrap().permissions().mode();
             assert_eq!(mode & 0o077, 0, "{secret}");
         }

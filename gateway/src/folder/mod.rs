@@ -63,6 +63,11 @@ impl Layout {
         self.0.join("receipt.key")
     }
 
+    /// The secret that pseudonyms are made with (0600). Without it nobody can make the same ones again.
+    pub fn pseudonym_secret(&self) -> PathBuf {
+        self.0.join("pseudonym.key")
+    }
+
     /// The pinned root's public key.
     pub fn root_pin(&self) -> PathBuf {
         self.0.join("root.pub")

@@ -3,7 +3,7 @@
 //! What a peer may not see does not exist for it: another's grant is not found, whatever its state. Too much under one's
 //! own grant is denied, with what was too much.
 
-use super::grant::{Grant, SharedPlaces, SharedText, TypedRows};
+use super::grant::{Grant, GrantScope, SharedPlaces, SharedText, TypedRows};
 use super::health::Now;
 use super::leash::Selector;
 use super::snapshot::{AgencyView, EntryView, GrantStatus, Snapshot};
@@ -13,6 +13,7 @@ use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::GrantId;
 use lingqu_protocol::predicate::{Predicate, TypedPredicate};
 use lingqu_protocol::region::RegionCode;
+use lingqu_protocol::scope::Transform;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -67,6 +68,8 @@ pub struct AllowedPull {
     pub entry: Arc<EntryView>,
     /// The columns that may leave.
     pub columns: Columns,
+    /// What happens to each of them before it leaves; empty where all leave in clear.
+    pub transforms: Vec<Option<Transform>>,
     /// For what.
     pub purpose: Purpose,
     /// When the permission ends.
@@ -195,6 +198,9 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
     if !scope.allows_network(peer.address) {
         return Err(Denied::Network { seen: peer.address });
     }
+    if !scope.allows_agent(&peer.agent.name) {
+        return Err(Denied::Agent { asked: peer.agent.name.clone() });
+    }
     let format = scope.format(entry);
     let method = match format {
         EntryFormat::Table => SharingMethod::BatchExchange,
@@ -209,10 +215,11 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
         EntryFormat::File if !ask.columns.is_empty() || ask.rows.is_some() || ask.region.is_some() => {
             return Err(Denied::NoColumnsInFiles);
         }
-        EntryFormat::File => (Columns(ColumnsIn::Asked(Vec::new())), None),
+        EntryFormat::File => (files_whole(scope)?, None),
     };
+    let transforms = transforms(scope, entry, &columns)?;
     let ends_at = Some(scope.ends_at());
-    Ok(AllowedPull { grant: grant.clone(), entry: Arc::clone(entry), columns, purpose, ends_at, rows })
+    Ok(AllowedPull { grant: grant.clone(), entry: Arc::clone(entry), columns, transforms, purpose, ends_at, rows })
 }
 
 fn find_grant<'a>(snapshot: &'a Snapshot, peer: &Peer, target: &Target, now: Now) -> Result<&'a Grant, Denied> {
@@ -268,43 +275,69 @@ fn purpose(grant: &Grant, asked: Option<&str>) -> Result<Purpose, Denied> {
 }
 
 fn columns(grant: &Grant, entry: &EntryView, asked: &[String]) -> Result<Columns, Denied> {
-    let granted = &grant.scope.terms().columns;
-    let outside: Vec<String> = asked.iter().filter(|c| !granted.contains(c)).cloned().collect();
-    if !outside.is_empty() {
-        return Err(Denied::Columns { outside, granted: granted.clone() });
-    }
     if asked.is_empty() && grant.scope.places(entry).is_some() {
         return Ok(Columns(ColumnsIn::Granted(grant.scope.hold_places())));
     }
-    let wanted = if asked.is_empty() { granted } else { asked };
+    let granted: Vec<&str> = grant.scope.terms().delivered().collect();
+    let outside: Vec<String> = asked.iter().filter(|c| !granted.contains(&c.as_str())).cloned().collect();
+    if !outside.is_empty() {
+        return Err(Denied::Columns { outside, granted: granted.into_iter().map(str::to_owned).collect() });
+    }
+    let wanted = if asked.is_empty() { granted } else { asked.iter().map(String::as_str).collect() };
     let mut columns = Vec::with_capacity(wanted.len());
     for name in wanted {
         // A column that the entry no longer has is not made up.
-        let (index, _) = entry.spec.item(name).ok_or_else(|| Denied::ColumnGone { column: name.clone() })?;
+        let (index, _) = entry.spec.item(name).ok_or_else(|| Denied::ColumnGone { column: name.to_owned() })?;
         if columns.contains(&index) {
-            return Err(Denied::ColumnTwice { column: name.clone() });
+            return Err(Denied::ColumnTwice { column: name.to_owned() });
         }
         columns.push(index);
     }
     Ok(Columns(ColumnsIn::Asked(columns)))
 }
 
+/// What happens to the columns that leave. The entry may have given one another type since the grant was made: a value
+/// that cannot be treated as the grant says does not leave at all.
+fn transforms(scope: &GrantScope, entry: &EntryView, columns: &Columns) -> Result<Vec<Option<Transform>>, Denied> {
+    if !scope.transforms_any() {
+        return Ok(Vec::new());
+    }
+    let items = columns.places().iter().filter_map(|place| entry.spec.items.get(*place));
+    let judged = items.map(|item| match scope.terms().transforms.of(&item.name) {
+        Some(transform) if !transform.fits(item.item_type) => {
+            Err(Denied::TransformUnfit { column: item.name.clone(), transform, item_type: item.item_type })
+        }
+        transform => Ok(transform),
+    });
+    judged.collect()
+}
+
+/// Files leave whole: a grant of some columns or rows of what was a table, and became an entry of files, gives nothing.
+fn files_whole(scope: &GrantScope) -> Result<Columns, Denied> {
+    let column = scope.terms().columns.first().cloned();
+    match column.or(scope.limits_rows().then(|| "where".to_owned())) {
+        None => Ok(Columns(ColumnsIn::Asked(Vec::new()))),
+        Some(column) => Err(Denied::ColumnGone { column }),
+    }
+}
+
 /// The provider's condition may name any column; the requester's only such as it was granted, or the answers to its
 /// questions would tell what it may not read.
 fn rows(grant: &Grant, entry: &EntryView, ask: &Ask) -> Result<Option<TypedRows>, Denied> {
+    let scope = &grant.scope;
     if ask.rows.is_none() && ask.region.is_none() {
-        match (grant.scope.rows(), grant.scope.typed_rows(entry)) {
-            (None, _) => return Ok(None),
-            (Some(_), Some(typed)) => return Ok(Some(typed)),
+        match (scope.limits_rows(), scope.typed_rows(entry)) {
+            (false, _) => return Ok(None),
+            (true, Some(typed)) => return Ok(Some(typed)),
             // The entry changed since: below.
-            (Some(_), None) => {}
+            (true, None) => {}
         }
     }
-    let granted = &grant.scope.terms().columns;
-    let mut rows = grant.scope.rows().cloned();
+    let gone = |_| Denied::ColumnGone { column: "region_column".to_owned() };
+    let mut rows = scope.rows_of(&entry.spec).map_err(gone)?;
     let mut narrow = |more: Predicate| rows = Some(rows.as_ref().map_or(more.clone(), |rows| rows.and(&more)));
     if let Some(asked) = &ask.rows {
-        let outside = grant.scope.terms().hidden_columns(asked);
+        let outside = scope.terms().hidden_columns(asked);
         if !outside.is_empty() {
             return Err(Denied::PredicateColumns { outside });
         }
@@ -312,7 +345,7 @@ fn rows(grant: &Grant, entry: &EntryView, ask: &Ask) -> Result<Option<TypedRows>
     }
     if let Some(region) = ask.region {
         let column = &entry.spec.region_item().ok_or(Denied::NoRegion)?.name;
-        if !granted.contains(column) {
+        if !scope.terms().is_in_clear(column) {
             return Err(Denied::PredicateColumns { outside: vec![column.clone()] });
         }
         narrow(Predicate::within(column, region));

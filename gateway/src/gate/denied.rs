@@ -2,10 +2,12 @@
 
 use super::health::ClosedWhy;
 use chrono::NaiveDate;
+use lingqu_protocol::agency::AgentName;
 use lingqu_protocol::close::CloseCode;
-use lingqu_protocol::entry::SharingMethod;
+use lingqu_protocol::entry::{ItemType, SharingMethod};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::GrantId;
+use lingqu_protocol::scope::Transform;
 use lingqu_protocol::wire::Fault;
 use std::net::IpAddr;
 
@@ -73,6 +75,11 @@ pub enum Denied {
         /// Its last day.
         until: NaiveDate,
     },
+    /// By an agent of the requester that was not approved.
+    Agent {
+        /// Its name.
+        asked: AgentName,
+    },
     /// From a network that was not approved.
     Network {
         /// The address seen.
@@ -112,6 +119,15 @@ pub enum Denied {
         /// Which.
         column: String,
     },
+    /// A column that cannot be masked or pseudonymised as the grant says: the entry gave it another type since.
+    TransformUnfit {
+        /// Which.
+        column: String,
+        /// What was to happen to it.
+        transform: Transform,
+        /// Its type now.
+        item_type: ItemType,
+    },
     /// A predicate over columns outside the grant.
     PredicateColumns {
         /// Which.
@@ -131,6 +147,11 @@ pub enum Denied {
         /// Its limit.
         bytes_max: u64,
     },
+    /// The day's requests under the grant are used up.
+    Requests {
+        /// Their limit.
+        per_day_max: u64,
+    },
     /// The gateway gives no permits now.
     Closed(ClosedWhy),
 }
@@ -143,7 +164,7 @@ impl Denied {
                 CloseCode::Suspended
             }
             Self::PeriodEnded { .. } | Self::CertificateExpired => CloseCode::Expired,
-            Self::Volume { .. } => CloseCode::OverLimit,
+            Self::Volume { .. } | Self::Requests { .. } => CloseCode::OverLimit,
             Self::Closed(ClosedWhy::Draining) => CloseCode::Draining,
             Self::Closed(_) => CloseCode::Closed,
             _ => CloseCode::Denied,
@@ -168,6 +189,7 @@ impl Denied {
             Self::Terminated { .. } => "grant_terminated",
             Self::NotYet { .. } => "period_not_begun",
             Self::PeriodEnded { .. } => "period_ended",
+            Self::Agent { .. } => "agent_outside_scope",
             Self::Network { .. } => "network_outside_scope",
             Self::Method { .. } => "method_outside_scope",
             Self::Purpose { .. } => "purpose_outside_scope",
@@ -175,11 +197,13 @@ impl Denied {
             Self::Columns { .. } => "columns_outside_scope",
             Self::ColumnTwice { .. } => "column_twice",
             Self::ColumnGone { .. } => "column_gone",
+            Self::TransformUnfit { .. } => "transform_unfit",
             Self::PredicateColumns { .. } => "predicate_outside_scope",
             Self::BadPredicate { .. } => "bad_predicate",
             Self::NoColumnsInFiles => "no_columns_in_files",
             Self::NoRegion => "no_region_column",
             Self::Volume { .. } => "volume_used_up",
+            Self::Requests { .. } => "requests_used_up",
             Self::Closed(why) => why.word(),
         }
     }
@@ -239,6 +263,9 @@ impl Denied {
             Self::PeriodEnded { until } => {
                 (format!("the grant ended on {until}"), format!("共享权限已于 {until} 到期"))
             }
+            Self::Agent { asked } => {
+                (format!("the grant does not cover this agent ({asked})"), format!("共享范围不包含该代理（{asked}）"))
+            }
             Self::Network { seen } => {
                 (format!("the grant does not cover your network ({seen})"), format!("共享范围不包含调用网络（{seen}）"))
             }
@@ -264,9 +291,13 @@ impl Denied {
             Self::ColumnGone { column } => {
                 (format!("the entry no longer has the column {column}"), format!("目录条目已无数据项 {column}"))
             }
+            Self::TransformUnfit { column, transform, item_type } => (
+                format!("the grant gives {column} as {transform}, and the entry has made it {item_type} since"),
+                format!("共享权限规定数据项 {column} 按 {transform} 处理，而目录条目已将其改为 {item_type}"),
+            ),
             Self::PredicateColumns { outside } => (
                 format!("a condition on columns that were not granted in clear: {}", outside.join(", ")),
-                format!("查询条件使用了未获批准的数据项：{}", outside.join("、")),
+                format!("查询条件使用了未获明文批准的数据项：{}", outside.join("、")),
             ),
             Self::BadPredicate { why } => {
                 (format!("the condition does not fit the entry: {why}"), format!("查询条件有误：{why}"))
@@ -278,6 +309,10 @@ impl Denied {
             Self::Volume { bytes_max } => (
                 format!("the grant's volume of {bytes_max} bytes is used up"),
                 format!("共享权限的数据量上限（{bytes_max} 字节）已用尽"),
+            ),
+            Self::Requests { per_day_max } => (
+                format!("the grant's {per_day_max} requests of today are used up"),
+                format!("共享权限今日的请求次数（{per_day_max} 次）已用尽"),
             ),
             Self::Closed(why) => {
                 (format!("the gateway gives no permits now: {}", why.word()), format!("网关暂不放行：{}", why.word()))
@@ -309,7 +344,11 @@ impl Denied {
                 ("apply again: lingqu apply FILE", "请重新提出共享申请")
             }
             Self::NotYet { .. } => ("ask again from that day on", "请自该日起再试"),
-            Self::Network { .. } | Self::Method { .. } | Self::Purpose { .. } | Self::ColumnGone { .. } => {
+            Self::Agent { .. }
+            | Self::Network { .. }
+            | Self::Method { .. }
+            | Self::Purpose { .. }
+            | Self::ColumnGone { .. } => {
                 ("ask within the grant (lingqu grant show ID), or apply for more", "请在共享范围内请求，或另行申请")
             }
             Self::Columns { .. } | Self::PredicateColumns { .. } => {
@@ -321,6 +360,13 @@ impl Denied {
                 ("leave --columns, --where and --region out", "请去掉 --columns、--where 和 --region")
             }
             Self::NoRegion => ("use --where instead", "请改用 --where"),
+            Self::TransformUnfit { .. } => {
+                ("leave the column out, or apply again: lingqu apply FILE", "请去掉该数据项，或重新提出共享申请")
+            }
+            Self::Requests { .. } => (
+                "ask again tomorrow (days are China Standard Time), or ask the provider for more",
+                "请明日再试（按北京时间），或请提供部门变更共享权限",
+            ),
             Self::Volume { .. } => ("ask the provider to amend the grant", "请提供部门变更共享权限"),
             Self::Closed(_) => ("try again later; the operator sees why in the gateway's log", "请稍后再试"),
         }

@@ -2,17 +2,19 @@
 //! columns with their terms, conditions on rows, the networks of a requester. What follows from it for an entry as it
 //! stands (places of columns, the typed condition) is computed once, and again where the entry changed since.
 
+use super::quota::Limits;
 use super::snapshot::{EntryView, GrantStatus, GrantView};
 use super::table::Keyed;
 use chrono::NaiveDate;
 use ipnet::IpNet;
-use lingqu_protocol::agency::CreditCode;
+use lingqu_protocol::agency::{AgentName, CreditCode};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec, SharingMethod};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::predicate::{Predicate, TypedPredicate};
-use lingqu_protocol::scope::Scope;
+use lingqu_protocol::region::RegionCode;
+use lingqu_protocol::scope::{Scope, ScopeError};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
@@ -76,7 +78,8 @@ impl GrantScope {
     /// All of it, put together again: for what is rare, not for every request.
     pub fn whole(&self) -> Scope {
         Scope {
-            rows: self.rows.as_ref().map(|rows| rows.predicate.clone()),
+            rows: self.rows.as_ref().and_then(|rows| rows.predicate.clone()),
+            regions: self.rows.as_ref().map(|rows| rows.regions.clone()).unwrap_or_default(),
             networks: self.party.networks().copied().collect(),
             from: self.from,
             until: self.until,
@@ -85,15 +88,38 @@ impl GrantScope {
         }
     }
 
-    /// What does not depend on the grant alone: columns, purposes, methods and what else a scope says. Its rows, networks,
-    /// period and volume are blank; those are asked of the grant's scope itself.
+    /// What does not depend on the grant alone: columns, purposes, methods and what else a scope says. Its rows, regions,
+    /// networks, period and volume are blank; those are asked of the grant's scope itself.
     pub fn terms(&self) -> &Scope {
         &self.shape.terms
     }
 
-    /// Its condition on rows.
-    pub fn rows(&self) -> Option<&Predicate> {
-        self.rows.as_ref().map(|rows| &rows.predicate)
+    /// Whether it gives some rows and not others.
+    pub(super) fn limits_rows(&self) -> bool {
+        self.rows.is_some()
+    }
+
+    /// Which rows of an entry it gives.
+    ///
+    /// # Errors
+    /// It lists regions and the entry has no region column any more.
+    pub(super) fn rows_of(&self, spec: &EntrySpec) -> Result<Option<Predicate>, ScopeError> {
+        self.rows.as_ref().map_or(Ok(None), |rows| rows.of(spec))
+    }
+
+    /// Whether this agent of the requester may use it.
+    pub(super) fn allows_agent(&self, agent: &AgentName) -> bool {
+        !self.shape.lists_agents || self.shape.terms.allows_agent(agent)
+    }
+
+    /// Whether some column does not leave in clear.
+    pub(super) fn transforms_any(&self) -> bool {
+        self.shape.transforms_any
+    }
+
+    /// What may be used up under it.
+    pub fn limits(&self) -> Limits {
+        Limits { volume_bytes_max: self.volume_bytes_max, ..self.shape.limits }
     }
 
     /// The first instant of the period.
@@ -138,7 +164,7 @@ impl GrantScope {
     /// The condition on rows as the entry types it; `None` where there is none, or where the entry changed since.
     pub(super) fn typed_rows(&self, entry: &EntryView) -> Option<TypedRows> {
         let rows = self.rows.as_ref()?;
-        let known = rows.typed.get_or_init(|| (Arc::clone(&entry.spec), rows.predicate.check(&entry.spec).ok()));
+        let known = rows.typed.get_or_init(|| (Arc::clone(&entry.spec), rows.typed_as(&entry.spec)));
         let holds = Arc::ptr_eq(&known.0, &entry.spec) && known.1.is_some();
         holds.then(|| TypedRows::Shared(Arc::clone(rows)))
     }
@@ -161,6 +187,10 @@ struct Shape {
     terms: Scope,
     /// A bit for each.
     methods: u8,
+    /// What most grants have nothing of stands as one bit where it is read: the terms lie elsewhere in memory.
+    lists_agents: bool,
+    transforms_any: bool,
+    limits: Limits,
     known: OnceLock<Known>,
 }
 
@@ -175,7 +205,7 @@ impl Shape {
     /// `None` where a column is gone or named twice: whoever asks then hears which.
     fn places_in(&self, spec: &EntrySpec) -> Option<Box<[usize]>> {
         let mut places = Vec::with_capacity(self.terms.columns.len());
-        for name in &self.terms.columns {
+        for name in self.terms.delivered() {
             let (place, _) = spec.item(name)?;
             if places.contains(&place) {
                 return None;
@@ -205,8 +235,19 @@ impl Party {
 #[derive(Debug)]
 pub(super) struct Rows {
     entry: EntryId,
-    predicate: Predicate,
+    predicate: Option<Predicate>,
+    regions: Vec<RegionCode>,
     typed: OnceLock<(Arc<EntrySpec>, Option<TypedPredicate>)>,
+}
+
+impl Rows {
+    fn of(&self, spec: &EntrySpec) -> Result<Option<Predicate>, ScopeError> {
+        Scope::rows_within(self.predicate.as_ref(), &self.regions, spec)
+    }
+
+    fn typed_as(&self, spec: &EntrySpec) -> Option<TypedPredicate> {
+        self.of(spec).ok().flatten()?.check(spec).ok()
+    }
 }
 
 /// A typed condition: the grant's own, or one that was made for a request.
@@ -260,6 +301,7 @@ impl Parts {
         let scope = view.scope.as_ref();
         let blank = Scope {
             rows: None,
+            regions: Vec::new(),
             networks: Vec::new(),
             from: NaiveDate::MIN,
             until: NaiveDate::MAX,
@@ -268,9 +310,20 @@ impl Parts {
         };
         let methods = blank.methods.iter().fold(0, |bits, method| bits | bit(*method));
         let shape = self.shapes.find(
-            self.hasher.hash_one((view.entry, &blank.columns, &blank.purposes)),
+            self.hasher.hash_one((
+                (view.entry, &blank.columns, &blank.purposes, &blank.agents),
+                (blank.rate_bytes_per_second_max, blank.requests_per_day_max),
+            )),
             |shape| shape.entry == view.entry && shape.terms == blank,
-            || Shape { entry: view.entry, methods, terms: blank.clone(), known: OnceLock::new() },
+            || Shape {
+                entry: view.entry,
+                methods,
+                lists_agents: !blank.agents.is_empty(),
+                transforms_any: !blank.transforms.is_empty(),
+                limits: Limits::of(&blank),
+                terms: blank.clone(),
+                known: OnceLock::new(),
+            },
         );
         let party = self.parties.find(
             self.hasher.hash_one((view.requester, &scope.networks)),
@@ -281,11 +334,16 @@ impl Parts {
                 more: scope.networks.get(1..).unwrap_or_default().to_vec(),
             },
         );
-        let rows = scope.rows.as_ref().map(|predicate| {
+        let rows = (scope.rows.is_some() || !scope.regions.is_empty()).then(|| {
             self.rows.find(
-                self.hash_of(view.entry, predicate),
-                |rows| rows.entry == view.entry && rows.predicate == *predicate,
-                || Rows { entry: view.entry, predicate: predicate.clone(), typed: OnceLock::new() },
+                self.hash_of(view.entry, scope.rows.as_ref(), &scope.regions),
+                |rows| rows.entry == view.entry && rows.predicate == scope.rows && rows.regions == scope.regions,
+                || Rows {
+                    entry: view.entry,
+                    predicate: scope.rows.clone(),
+                    regions: scope.regions.clone(),
+                    typed: OnceLock::new(),
+                },
             )
         });
         let status = (view.status != GrantStatus::InForce).then(|| Arc::new(view.status.clone()));
@@ -294,11 +352,11 @@ impl Parts {
         Grant { id: view.id, scope, digest: view.digest, status }
     }
 
-    fn hash_of(&self, entry: EntryId, predicate: &Predicate) -> u64 {
+    fn hash_of(&self, entry: EntryId, predicate: Option<&Predicate>, regions: &[RegionCode]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
-        entry.hash(&mut hasher);
+        (entry, regions).hash(&mut hasher);
         // A condition has one text.
-        predicate.to_string().hash(&mut hasher);
+        predicate.map(ToString::to_string).hash(&mut hasher);
         hasher.finish()
     }
 }
@@ -340,7 +398,7 @@ impl<T> Interned<T> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use lingqu_protocol::scope::ApplicationSpec;
+    use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
 
     fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
         let text = include_str!("tests/application.toml");
@@ -365,6 +423,12 @@ mod tests {
             |s| s.networks.clear(),
             |s| s.networks.push("10.0.0.0/8".parse().unwrap()),
             |s| s.volume_bytes_max = None,
+            |s| s.regions = vec!["4403".parse().unwrap(), "441900".parse().unwrap()],
+            |s| (s.rows, s.regions) = (None, vec!["4403".parse().unwrap()]),
+            |s| s.agents = vec!["main".parse().unwrap()],
+            |s| s.rate_bytes_per_second_max = Some(70_000),
+            |s| s.requests_per_day_max = Some(3),
+            |s| s.transforms = ScopeSpec::parse("[transforms]\nregion = \"mask\"").unwrap().transforms.unwrap(),
             |s| s.until = s.from,
             |s| s.columns.truncate(1),
             |s| s.purposes.push("统计".into()),
@@ -372,6 +436,7 @@ mod tests {
             let view = view(1, change);
             let kept = parts.keep(&view);
             assert_eq!(kept.scope.whole(), *view.scope);
+            assert_eq!(kept.scope.limits(), Limits::of(&view.scope));
             assert_eq!((kept.entry(), kept.requester()), (view.entry, view.requester));
             assert_eq!((kept.scope.starts_at(), kept.scope.ends_at()), (view.scope.starts_at(), view.scope.ends_at()));
         }
@@ -384,6 +449,8 @@ mod tests {
         let second = parts.keep(&view(2, |s| s.until = s.from));
         assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
         assert!(Arc::ptr_eq(&first.scope.party, &second.scope.party));
+        let county = parts.keep(&view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
+        assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
         let other = parts.keep(&view(3, |s| s.columns.truncate(1)));
         assert!(!Arc::ptr_eq(&first.scope.shape, &other.scope.shape));
         for number in 0..3 * SWEEP_AT_LEAST as u128 {

@@ -11,25 +11,25 @@ pub mod health;
 pub mod leash;
 pub mod moved;
 pub mod permit;
+pub mod quota;
 pub mod snapshot;
 mod table;
-pub mod volume;
 
 pub use decide::{Ask, Denied, Peer, Target};
 pub use grant::{Grant, GrantScope};
 pub use health::{ClosedWhy, Now};
 pub use leash::{Cut, Leash, Selector};
 pub use permit::{Permit, PullPermit, PushPermit};
+pub use quota::{Limits, Quota, Under, Used};
 pub use snapshot::{AgencyView, AgentView, EntryView, GrantStatus, GrantView, Snapshot, StopView, Update};
 
 use health::Freshness;
 use leash::LeashBook;
 use lingqu_protocol::host::Clock;
-use lingqu_protocol::ids::GrantId;
+use quota::QuotaBook;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use volume::{Volume, VolumeBook};
 
 /// The gate of one gateway.
 pub struct Gate {
@@ -38,7 +38,7 @@ pub struct Gate {
     /// Who makes the next snapshot.
     publishing: Mutex<()>,
     leashes: Arc<LeashBook>,
-    volumes: VolumeBook,
+    quotas: QuotaBook,
     freshness: Arc<Freshness>,
     draining: AtomicBool,
     clock: Arc<dyn Clock>,
@@ -51,7 +51,7 @@ impl Gate {
             snapshot: RwLock::new(Arc::new(Snapshot::default())),
             publishing: Mutex::new(()),
             leashes: Arc::new(LeashBook::default()),
-            volumes: VolumeBook::default(),
+            quotas: QuotaBook::default(),
             freshness: Arc::new(Freshness::default()),
             draining: AtomicBool::new(false),
             clock,
@@ -139,12 +139,12 @@ impl Gate {
     pub fn pull(&self, peer: &Peer, ask: &Ask) -> Result<PullPermit, Denied> {
         let snapshot = self.snapshot();
         let allowed = decide::pull(&snapshot, peer, ask, self.judging()?)?;
-        let volume = self.volumes.of(allowed.grant.id, allowed.grant.scope.volume_bytes_max);
+        let quota = self.quotas.of(Under::Grant(allowed.grant.id), allowed.grant.scope.limits());
         let leash = self.leashes.attach(permit::tags_of_pull(peer, &allowed), allowed.ends_at);
         // The snapshot may have been narrowed between the decision and the leash: judge again with the leash on, so that
         // every narrowing either finds the leash or is seen here.
         decide::pull(&self.snapshot(), peer, ask, self.judging()?)?;
-        Ok(PullPermit::new(allowed, volume, leash))
+        Ok(PullPermit::new(allowed, quota, leash))
     }
 
     /// Judges a push to an entry of the peer's own agency.
@@ -166,14 +166,9 @@ impl Gate {
         decide::admit(&self.snapshot(), peer).map(drop)
     }
 
-    /// What was used of a grant's volume, as the state remembers it; once, at start.
-    pub fn restore_volume(&self, grant: GrantId, used_bytes: u64) {
-        self.volumes.restore(grant, used_bytes);
-    }
-
-    /// The volume of a grant.
-    pub fn volume(&self, grant: GrantId, bytes_max: Option<u64>) -> Arc<Volume> {
-        self.volumes.of(grant, bytes_max)
+    /// What was used under a permission, as the state remembers it; once, at start.
+    pub fn restore_used(&self, under: Under, used: Used) {
+        self.quotas.restore(under, used);
     }
 
     fn now(&self) -> Now {
@@ -185,5 +180,7 @@ impl Gate {
     }
 }
 
+#[cfg(test)]
+mod scope_tests;
 #[cfg(test)]
 mod tests;

@@ -4,9 +4,10 @@
 use super::decide::{AllowedPull, AllowedPush, Peer};
 use super::grant::Grant;
 use super::leash::{Leash, Tags};
+use super::quota::{Quota, Under};
 use super::snapshot::EntryView;
-use super::volume::Volume;
 use lingqu_protocol::predicate::TypedPredicate;
+use lingqu_protocol::scope::Transform;
 use std::sync::Arc;
 
 /// What every permit has.
@@ -21,13 +22,18 @@ pub trait Permit {
 #[derive(Debug)]
 pub struct PullPermit {
     allowed: AllowedPull,
-    volume: Arc<Volume>,
+    quota: Arc<Quota>,
     leash: Leash,
 }
 
 impl PullPermit {
-    pub(super) fn new(allowed: AllowedPull, volume: Arc<Volume>, leash: Leash) -> Self {
-        Self { allowed, volume, leash }
+    pub(super) fn new(allowed: AllowedPull, quota: Arc<Quota>, leash: Leash) -> Self {
+        Self { allowed, quota, leash }
+    }
+
+    /// What it rests on: whose limits it uses up, and whose pseudonyms it gives.
+    pub fn under(&self) -> Under {
+        Under::Grant(self.allowed.grant.id)
     }
 
     /// Under which grant.
@@ -50,9 +56,15 @@ impl PullPermit {
         self.allowed.purpose.text()
     }
 
-    /// What the bytes count against; reserved before they are sent.
-    pub fn volume(&self) -> &Arc<Volume> {
-        &self.volume
+    /// What happens to the column at a place among [`columns`](Self::columns) before it leaves; `None` where it leaves in
+    /// clear.
+    pub fn transform(&self, place: usize) -> Option<Transform> {
+        self.allowed.transforms.get(place).copied().flatten()
+    }
+
+    /// What bytes and requests count against, before they are sent and answered.
+    pub fn quota(&self) -> &Arc<Quota> {
+        &self.quota
     }
 }
 

@@ -6,7 +6,7 @@ use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::EntryId;
+use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::predicate::Predicate;
 use lingqu_protocol::region::RegionLevel;
 use lingqu_protocol::scope::ApplicationSpec;

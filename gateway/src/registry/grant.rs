@@ -30,6 +30,9 @@ pub struct Grant {
     pub application_toml: String,
     /// The answer's scope file, verbatim, where less was granted than was asked for.
     pub scope_toml: Option<String>,
+    /// The columns, where the texts name structures: the leaves that those had when the grant was made. What the entry gets
+    /// below them later was not granted.
+    pub leaves: Option<Vec<String>>,
     /// Digest of the answer: another digest is another scope.
     pub answer: Digest,
     /// Digest of the last document about it: what an act on it follows.
@@ -113,6 +116,7 @@ impl Grant {
             requester: application.requester,
             application_toml: application.toml.clone(),
             scope_toml: scope_toml.map(str::to_owned),
+            leaves: None,
             answer,
             digest: answer,
             made_at: now,

@@ -201,12 +201,15 @@ impl Registry {
             }
             Answer::Approve { grant: id, scope_toml } => {
                 let (next, fact) = application.approve(*id, signed.predecessor(), signed.digest(), signed.now)?;
-                let grant = Grant::make(application, *id, scope_toml.as_deref(), signed.digest(), signed.now)?;
+                let mut grant = Grant::make(application, *id, scope_toml.as_deref(), signed.digest(), signed.now)?;
                 let entry = self.find_entry(&application.entry.to_string()).await?;
                 let published = entry.and_then(|e| e.published);
                 let published = published.ok_or_else(|| Refusal::not_found("entry", &application.entry.to_string()))?;
                 let spec = stored_spec(application.entry, &published.toml)?;
-                terms::answered(&application.toml, scope_toml.as_deref(), &spec)?;
+                let scope = terms::answered(&application.toml, scope_toml.as_deref(), &spec)?;
+                if terms::granted(&grant)?.columns != scope.columns {
+                    grant.leaves = Some(scope.columns);
+                }
                 if self.find::<Grant>(&id.to_string()).await?.is_some() {
                     return Err(Refusal::IdTaken(id.to_string()).into());
                 }

@@ -34,7 +34,7 @@ pub fn check(scope: &Scope, spec: &EntrySpec) -> Result<(), Refusal> {
     })
 }
 
-/// What an answer gives of what was asked for.
+/// What an answer gives of what was asked for, with the leaves that the entry has now in place of structures.
 ///
 /// # Errors
 /// A scope file that cannot be read, one that is wider than what was asked for, or one that does not fit the entry.
@@ -44,7 +44,7 @@ pub fn answered(application_toml: &str, scope_toml: Option<&str>, spec: &EntrySp
     let answer = answer.map_err(|e| Refusal::Spec { what: "the scope file", problem: e.to_string() })?;
     let scope = effective(&asked, answer.as_ref()).map_err(|e| Refusal::Wider(e.to_string()))?;
     check(&scope, spec)?;
-    Ok(scope)
+    Ok(scope.resolved(spec))
 }
 
 /// What a grant that was made before gives.
@@ -56,5 +56,7 @@ pub fn granted(grant: &Grant) -> Result<Scope, RegistryError> {
     let asked = application(&grant.application_toml).map_err(|e| damaged(e.to_string()))?.scope;
     let answer = grant.scope_toml.as_deref().map(ScopeSpec::parse).transpose();
     let answer = answer.map_err(|e| damaged(e.to_string()))?;
-    effective(&asked, answer.as_ref()).map_err(|e| damaged(e.to_string()))
+    let scope = effective(&asked, answer.as_ref()).map_err(|e| damaged(e.to_string()))?;
+    let columns = grant.leaves.clone().unwrap_or_else(|| scope.columns.clone());
+    Ok(Scope { columns, ..scope })
 }

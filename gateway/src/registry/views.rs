@@ -6,7 +6,7 @@ use super::entry::{Entry, Latest};
 use super::grant::{Grant, GrantStatus};
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::scope::Scope;
+use lingqu_protocol::scope::{PSEUDONYM_ALGORITHM, Scope, Transform};
 use serde_json::{Value, json};
 
 /// An agency.
@@ -109,15 +109,24 @@ pub(super) fn grant(grant: &Grant, scope: &Scope, now: Timestamp) -> Value {
 
 /// What a grant gives.
 pub(super) fn scope(scope: &Scope) -> Value {
+    let transforms: serde_json::Map<String, Value> =
+        scope.transforms.iter().map(|(name, transform)| (name.to_owned(), transform.to_string().into())).collect();
+    let pseudonyms = scope.transforms.iter().any(|(_, transform)| transform == Transform::Pseudonym);
     json!({
         "columns": scope.columns,
+        "transforms": (!transforms.is_empty()).then_some(transforms),
+        "pseudonym_algorithm": pseudonyms.then_some(PSEUDONYM_ALGORITHM),
         "where": scope.rows.as_ref().map(ToString::to_string),
+        "regions": scope.regions.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "purposes": scope.purposes,
         "methods": scope.methods.iter().map(|m| m.as_str()).collect::<Vec<_>>(),
+        "agents": scope.agents.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "networks": scope.networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "from": scope.from.to_string(),
         "until": scope.until.to_string(),
         "volume_bytes_max": scope.volume_bytes_max,
+        "rate_bytes_per_second_max": scope.rate_bytes_per_second_max,
+        "requests_per_day_max": scope.requests_per_day_max,
     })
 }
 

@@ -149,8 +149,7 @@ items = [
 
     #[test]
     fn every_difference_of_a_structure_is_named_by_its_path() {
-        let list: ArrayRef =
-            Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1)]); 4]));
+        let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1)]); 4]));
         let text: ArrayRef = Arc::new(StringArray::from(vec!["x"; 4]));
         let at = structure(vec![("Street", text.clone()), ("more", text.clone())], vec![true; 4]);
         let address = structure(vec![("at", at), ("city", list.clone()), ("tags", list)], vec![true; 4]);

@@ -24,7 +24,10 @@ pub(super) fn mistake<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Optio
     let mut structures = std::collections::HashMap::new();
     for (place, name) in names.clone().enumerate() {
         if name.split('.').any(|part| part.trim() != part || part.is_empty()) {
-            return Some((place, format!("{name:?} has a part that is empty or begins or ends with a blank: write a.b")));
+            return Some((
+                place,
+                format!("{name:?} has a part that is empty or begins or ends with a blank: write a.b"),
+            ));
         }
         if name.split('.').count() > NAME_PARTS_MAX {
             return Some((place, format!("{name:?} has more than {NAME_PARTS_MAX} parts: use a flatter one")));

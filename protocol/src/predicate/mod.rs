@@ -104,6 +104,15 @@ impl Predicate {
         Self { expr: Expr::Within { column: column.to_owned(), region } }
     }
 
+    /// `column` lies within one of these regions; none where there are none.
+    pub fn within_any(column: &str, regions: &[RegionCode]) -> Self {
+        let within = |region: &RegionCode| Expr::Within { column: column.to_owned(), region: *region };
+        match regions {
+            [only] => Self { expr: within(only) },
+            several => Self { expr: Expr::Or(several.iter().map(within).collect()) },
+        }
+    }
+
     /// Types it against an entry.
     ///
     /// # Errors

@@ -371,3 +371,31 @@ proptest! {
         let _ = (parse_date(&text), parse_timestamp(&text));
     }
 }
+
+#[test]
+fn a_condition_moves_to_other_places_or_not_at_all() {
+    let typed = |text: &str| Predicate::parse(text).unwrap().check(&entry()).unwrap();
+    let text = "region within '44' and not (i = 1 or l in (2, 3)) and f is null";
+    let moved = typed(text).moved(&|place| Some(place + 10)).unwrap();
+    assert_eq!(moved.columns(), [10, 11, 12, 13]);
+    assert_eq!(moved.moved(&|place| place.checked_sub(10)), Some(typed(text)));
+    assert_eq!(typed(text).moved(&|place| (place != 2).then_some(place)), None);
+}
+
+#[test]
+fn within_any_of_none_is_nothing() {
+    let any = |codes: &[&str]| {
+        let codes: Vec<_> = codes.iter().map(|code| RegionTable::national().check(code).unwrap()).collect();
+        Predicate::within_any("region", &codes).check(&entry()).unwrap()
+    };
+    let eval = |typed: &TypedPredicate, code: &str| typed.eval_row(&|_| Value::String(code.to_owned()));
+    for (codes, code, selected) in [
+        (&["4403"][..], "440304", Some(true)),
+        (&["4403", "441900"], "441900", Some(true)),
+        (&["4403", "441900"], "4419", Some(false)),
+        (&["4403", "441900"], "440300", None),
+        (&[], "440304", Some(false)),
+    ] {
+        assert_eq!(eval(&any(codes), code), selected, "{codes:?} {code}");
+    }
+}

@@ -82,6 +82,23 @@ impl TypedPredicate {
         }
         places.into_iter().collect()
     }
+
+    /// The same over columns that lie elsewhere, as in a version that was pushed while the entry had others; `None` where
+    /// `place` knows no place of one of them.
+    pub fn moved(&self, place: &dyn Fn(usize) -> Option<usize>) -> Option<Self> {
+        let all = |parts: &[Self]| parts.iter().map(|part| part.moved(place)).collect::<Option<Vec<_>>>();
+        Some(match self {
+            Self::And(parts) => Self::And(all(parts)?),
+            Self::Or(parts) => Self::Or(all(parts)?),
+            Self::Not(inner) => Self::Not(Box::new(inner.moved(place)?)),
+            Self::Compare { column, op, value } => {
+                Self::Compare { column: place(*column)?, op: *op, value: value.clone() }
+            }
+            Self::In { column, values } => Self::In { column: place(*column)?, values: values.clone() },
+            Self::IsNull { column, negated } => Self::IsNull { column: place(*column)?, negated: *negated },
+            Self::Within { column, region } => Self::Within { column: place(*column)?, region: *region },
+        })
+    }
 }
 
 /// One thing in a condition that does not fit the entry. The fault is the writer's.

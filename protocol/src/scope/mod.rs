@@ -153,9 +153,10 @@ impl Scope {
         let resolved = self.resolved(entry);
         let items = || resolved.columns.iter().filter_map(|column| entry.item(column)).map(|(_, item)| item);
         // A name that no column of the scope is at or below does nothing, and whoever wrote it thought that it did.
-        let idle = self.transforms.iter().filter(|(name, _)| {
-            !resolved.columns.iter().any(|column| crate::entry::is_at_or_below(column, name))
-        });
+        let idle = self
+            .transforms
+            .iter()
+            .filter(|(name, _)| !resolved.columns.iter().any(|column| crate::entry::is_at_or_below(column, name)));
         let mut errors: Vec<_> = idle.map(|(name, _)| ScopeError::NoColumnToTransform(name.to_owned())).collect();
         errors.extend(items().filter_map(|item| {
             let transform = self.transforms.of(&item.name).filter(|transform| !transform.fits(item.item_type))?;
@@ -181,6 +182,31 @@ impl Scope {
             columns.extend(names.into_iter().filter(|name| seen.insert(name.to_string())).map(str::to_owned));
         }
         Self { columns, ..self.clone() }
+    }
+
+    /// Which rows of an entry this gives: those that its condition selects, within its regions; all where it has neither.
+    ///
+    /// # Errors
+    /// It lists regions and the entry has no region column any more.
+    pub fn rows_of(&self, entry: &EntrySpec) -> Result<Option<Predicate>, ScopeError> {
+        Self::rows_within(self.rows.as_ref(), &self.regions, entry)
+    }
+
+    /// [`rows_of`](Self::rows_of) for what was kept of a scope.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rows_within(
+        rows: Option<&Predicate>,
+        regions: &[RegionCode],
+        entry: &EntrySpec,
+    ) -> Result<Option<Predicate>, ScopeError> {
+        if regions.is_empty() {
+            return Ok(rows.cloned());
+        }
+        let column = &entry.region_item().ok_or(ScopeError::NoRegions)?.name;
+        let within = Predicate::within_any(column, regions);
+        Ok(Some(rows.map_or(within.clone(), |rows| rows.and(&within))))
     }
 
     /// The columns that `predicate` names and this scope does not give in clear: a requester that could ask about them

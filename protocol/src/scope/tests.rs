@@ -296,14 +296,15 @@ fn mistakes_of_the_newer_keys_are_named() {
 fn what_the_entry_does_not_take_is_named() {
     let mut scope = nested();
     scope.columns.push("addressee".to_owned());
-    scope.transforms = ScopeSpec::parse(
-        "[transforms]\naddressee = \"pseudonym\"\nsalary = \"drop\"\n\"address.att\" = \"drop\"",
-    )
-    .unwrap()
-    .transforms
-    .unwrap();
+    scope.transforms =
+        ScopeSpec::parse("[transforms]\naddressee = \"pseudonym\"\nsalary = \"drop\"\n\"address.att\" = \"drop\"")
+            .unwrap()
+            .transforms
+            .unwrap();
     let found = errors(scope.check(&nested_entry()));
-    for part in ["addressee is bool, and pseudonym takes strings and whole", "\"salary\" is not", "\"address.att\" is not"] {
+    for part in
+        ["addressee is bool, and pseudonym takes strings and whole", "\"salary\" is not", "\"address.att\" is not"]
+    {
         assert!(found.contains(part), "{part}: {found}");
     }
     let all = nested().columns.iter().map(|c| format!("{c} = \"drop\"\n")).collect::<String>();

@@ -174,8 +174,20 @@ mod tests {
         assert_eq!("mask(3, 4)".parse(), Ok(Transform::Mask { prefix: 3, suffix: 4 }));
         assert_eq!("mask(0,0)".parse::<Transform>().unwrap().to_string(), "mask");
         for bad in [
-            "", "Drop", "mask(", "mask()", "mask(1)", "mask(1,2,3)", "mask(-1,0)", "mask(+1,0)", "mask(19,0)",
-            "mask(0001,0)", "mask(1,2) ", "hash", "pseudonym()", "clear",
+            "",
+            "Drop",
+            "mask(",
+            "mask()",
+            "mask(1)",
+            "mask(1,2,3)",
+            "mask(-1,0)",
+            "mask(+1,0)",
+            "mask(19,0)",
+            "mask(0001,0)",
+            "mask(1,2) ",
+            "hash",
+            "pseudonym()",
+            "clear",
         ] {
             assert!(bad.parse::<Transform>().is_err(), "{bad}");
         }
@@ -215,7 +227,8 @@ mod tests {
         assert_eq!(all.of("addresses"), None);
         let columns = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
         let more = transforms(&[("address", "drop")]);
-        let over = more.overlaid(&transforms(&[("address.city", "pseudonym"), ("other", "drop")]), &columns(&["address"]));
+        let over =
+            more.overlaid(&transforms(&[("address.city", "pseudonym"), ("other", "drop")]), &columns(&["address"]));
         assert_eq!(over, transforms(&[("address", "drop"), ("address.city", "pseudonym")]));
         assert_eq!(over.wider_than(&more, &columns(&["address"])).collect::<Vec<_>>(), ["address.city"]);
         assert_eq!(over.wider_than(&more, &columns(&["address.at"])).count(), 0, "it is not among the columns");

@@ -1,0 +1,294 @@
+//! Each dimension of a scope, judged by the gate: what is inside is allowed, what is outside is denied by name.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::{EntryId, GrantId};
+use lingqu_protocol::predicate::{Predicate, Value};
+use lingqu_protocol::region::RegionLevel;
+use lingqu_protocol::scope::{ApplicationSpec, Transform};
+use std::sync::Mutex;
+
+const REQUESTER: &str = "91512081MA62K0260E";
+const ENTRY: EntryId = EntryId::from_bits(1);
+const GRANT: GrantId = GrantId::from_bits(2);
+
+/// 2027-01-01, within the period.
+const NOW: Timestamp = Timestamp(1_798_732_800_000);
+
+const TERMS: &str = r#"
+name = "n"
+abstract = "a"
+format = "table"
+update_frequency = "daily"
+sharing_class = "unconditional"
+sharing_methods = ["batch_exchange", "file_download"]
+region_column = "region"
+grade = "general-2"
+items = [
+  { name = "region", type = "string", personal = false },
+  { name = "id", type = "int64", key = true, personal = true },
+  { name = "address.city", type = "string", personal = true },
+  { name = "address.street", type = "string", personal = true },
+  { name = "note", type = "string", personal = false },
+]
+"#;
+
+const APPLICATION: &str = r#"
+entry = "x"
+basis = "b"
+scenario = "s"
+purposes = ["p"]
+columns = ["region", "id", "address", "note"]
+where = "note != 'secret'"
+methods = ["batch_exchange", "file_download"]
+from = 2026-12-01
+until = 2027-06-30
+"#;
+
+struct HandClock(Mutex<Timestamp>);
+
+impl Clock for HandClock {
+    fn wall(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+struct World {
+    gate: Gate,
+}
+
+fn peer(name: &str) -> Peer {
+    Peer { agent: format!("{REQUESTER}/{name}").parse().unwrap(), address: "127.0.0.1".parse().unwrap() }
+}
+
+fn ask() -> Ask {
+    Ask { target: Target::Grant(GRANT), columns: vec![], rows: None, region: None, purpose: None }
+}
+
+impl World {
+    /// A grant under the usual application with more keys, of an entry with these terms.
+    fn new(keys: &str, terms: &str) -> Self {
+        let gate = Gate::new(Arc::new(HandClock(Mutex::new(NOW))));
+        let mut updates = vec![Update::Agency(AgencyView {
+            code: REQUESTER.parse().unwrap(),
+            name: "n".into(),
+            region: "44".parse().unwrap(),
+            level: RegionLevel::Province,
+            authority: false,
+        })];
+        updates.extend(["a", "b"].map(|name| Update::Agent(AgentView { id: peer(name).agent, blocked: None })));
+        gate.publish(updates);
+        gate.refresh(Duration::from_secs(5));
+        let world = Self { gate };
+        world.terms(terms);
+        let scope = ApplicationSpec::parse(&format!("{APPLICATION}{keys}")).unwrap().scope;
+        let spec = EntrySpec::parse(TERMS).unwrap();
+        world.gate.publish(vec![Update::Grant(GrantView {
+            id: GRANT,
+            entry: ENTRY,
+            requester: REQUESTER.parse().unwrap(),
+            scope: Arc::new(scope.resolved(&spec)),
+            status: GrantStatus::InForce,
+            digest: Digest::blake3(keys.as_bytes()),
+        })]);
+        world
+    }
+
+    fn terms(&self, terms: &str) {
+        let spec = Arc::new(EntrySpec::parse(terms).unwrap());
+        let provider = "91350100M000100Y43".parse().unwrap();
+        self.gate.publish(vec![Update::Entry(EntryView { id: ENTRY, code: None, provider, spec, published: true })]);
+    }
+
+    fn word(&self, who: &str, change: impl FnOnce(&mut Ask)) -> &'static str {
+        let mut ask = ask();
+        change(&mut ask);
+        self.gate.pull(&peer(who), &ask).map_or_else(|denied| denied.word(), |_| "allowed")
+    }
+
+    fn columns(&self, change: impl FnOnce(&mut Ask)) -> Vec<usize> {
+        let mut ask = ask();
+        change(&mut ask);
+        self.gate.pull(&peer("a"), &ask).unwrap().columns().to_vec()
+    }
+
+    /// Whether a row with this region and note would leave.
+    fn gives(&self, region: &str, note: &str, change: impl FnOnce(&mut Ask)) -> bool {
+        let mut ask = ask();
+        change(&mut ask);
+        let permit = self.gate.pull(&peer("a"), &ask).unwrap();
+        let row = |place: usize| match place {
+            0 => Value::String(region.into()),
+            4 => Value::String(note.into()),
+            _ => Value::Null,
+        };
+        permit.rows().is_none_or(|rows| rows.eval_row(&row) == Some(true))
+    }
+}
+
+#[test]
+fn only_listed_agents_of_the_requester_may_use_it() {
+    let world = World::new("agents = [\"b\"]", TERMS);
+    assert_eq!(world.word("b", |_| {}), "allowed");
+    assert_eq!(world.word("a", |_| {}), "agent_outside_scope");
+    let denied = world.gate.pull(&peer("a"), &ask()).unwrap_err();
+    assert!(denied.fault().text.contains("agent (a)") && denied.fault().text_zh.contains("代理（a）"));
+    assert_eq!(World::new("", TERMS).word("a", |_| {}), "allowed");
+}
+
+#[test]
+fn regions_and_conditions_both_hold_whatever_is_asked() {
+    let world = World::new("regions = [\"4403\", \"441900\"]", TERMS);
+    for (region, note, given) in [
+        ("440304", "x", true),
+        ("4403", "x", true),
+        ("440304001", "x", true),
+        ("441900", "x", true),
+        ("441900003", "x", true),
+        ("4419", "x", false),
+        ("44", "x", false),
+        ("442000", "x", false),
+        ("440303", "secret", false),
+        ("999999", "x", false),
+    ] {
+        assert_eq!(world.gives(region, note, |_| {}), given, "{region} {note}");
+        let all = |ask: &mut Ask| ask.region = Some("44".parse().unwrap());
+        assert_eq!(world.gives(region, note, all), given, "{region} {note}, of a region that is larger");
+        let any = |ask: &mut Ask| ask.rows = Some(Predicate::parse("region is not null or note is null").unwrap());
+        assert_eq!(world.gives(region, note, any), given, "{region} {note}, of all rows");
+    }
+    let none = |ask: &mut Ask| ask.region = Some("11".parse().unwrap());
+    assert!(!world.gives("440304", "x", none) && !world.gives("110101", "x", none));
+}
+
+#[test]
+fn a_leaf_is_named_by_its_path_and_by_nothing_else() {
+    let world = World::new("", TERMS);
+    assert_eq!(world.columns(|_| {}), [0, 1, 2, 3, 4]);
+    assert_eq!(world.columns(|a| a.columns = vec!["address.street".into(), "id".into()]), [3, 1]);
+    for name in [
+        "address",
+        "Address.city",
+        "address.City",
+        "\"address.city\"",
+        "address.",
+        "city",
+        "address.zip",
+        "address .city",
+    ] {
+        let word = world.word("a", |a| a.columns = vec![name.into()]);
+        assert_eq!(word, "columns_outside_scope", "{name}");
+    }
+    // The entry gets another leaf: it was not granted.
+    let more = TERMS.replacen(
+        "{ name = \"note\"",
+        "{ name = \"address.zip\", type = \"string\", personal = true },\n  { name = \"note\"",
+        1,
+    );
+    world.terms(&more);
+    assert_eq!(world.columns(|_| {}), [0, 1, 2, 3, 5]);
+    assert_eq!(world.word("a", |a| a.columns = vec!["address.zip".into()]), "columns_outside_scope");
+}
+
+const TRANSFORMS: &str = "[transforms]\nid = \"pseudonym\"\naddress.city = \"mask(1,0)\"\naddress.street = \"drop\"";
+
+#[test]
+fn what_is_dropped_is_no_column_and_the_rest_is_told_to_the_flow() {
+    let world = World::new(TRANSFORMS, TERMS);
+    let permit = world.gate.pull(&peer("a"), &ask()).unwrap();
+    assert_eq!(permit.columns(), [0, 1, 2, 4]);
+    let all: Vec<_> = (0..5).map(|place| permit.transform(place)).collect();
+    let mask = Transform::Mask { prefix: 1, suffix: 0 };
+    assert_eq!(all, [None, Some(Transform::Pseudonym), Some(mask), None, None]);
+    let asked = Ask { columns: vec!["note".into(), "address.city".into()], ..ask() };
+    let permit = world.gate.pull(&peer("a"), &asked).unwrap();
+    assert_eq!((permit.transform(0), permit.transform(1)), (None, Some(mask)));
+    let denied = world.gate.pull(&peer("a"), &Ask { columns: vec!["address.street".into()], ..ask() }).unwrap_err();
+    assert_eq!(denied.word(), "columns_outside_scope");
+    assert!(!denied.fault().text.contains("granted: region, id, address.city, address.street"));
+}
+
+#[test]
+fn a_condition_on_what_is_not_in_clear_is_an_oracle() {
+    let world = World::new(TRANSFORMS, TERMS);
+    for (oracle, word) in [
+        ("note = 'x'", "allowed"),
+        ("region within '4403' or note is null", "allowed"),
+        ("id = 5", "predicate_outside_scope"),
+        ("note = 'x' and not (id between 1 and 9)", "predicate_outside_scope"),
+        ("address.city is null", "predicate_outside_scope"),
+        ("\"address.city\" in ('a')", "predicate_outside_scope"),
+        ("address.street = 'x'", "predicate_outside_scope"),
+        ("NOTE = 'x'", "predicate_outside_scope"),
+        ("address = 'x'", "predicate_outside_scope"),
+    ] {
+        assert_eq!(world.word("a", |a| a.rows = Some(Predicate::parse(oracle).unwrap())), word, "{oracle}");
+    }
+    // The same where nothing but the region column is changed, for a region that is named.
+    for transform in ["mask", "pseudonym", "drop"] {
+        let world = World::new(&format!("[transforms]\nregion = \"{transform}\""), TERMS);
+        assert_eq!(world.word("a", |a| a.region = Some("4403".parse().unwrap())), "predicate_outside_scope");
+        assert_eq!(world.word("a", |_| {}), "allowed");
+    }
+    // The provider's own condition may name what it hides.
+    let world = World::new("[transforms]\nnote = \"drop\"", TERMS);
+    assert!(world.gives("4403", "x", |_| {}) && !world.gives("4403", "secret", |_| {}));
+}
+
+#[test]
+fn an_entry_that_changed_gives_no_more_than_was_granted() {
+    let world = World::new(&format!("regions = [\"44\"]\n{TRANSFORMS}"), TERMS);
+    world.terms(&TERMS.replacen("type = \"int64\", key = true", "type = \"date\", key = true", 1));
+    assert_eq!(world.word("a", |_| {}), "transform_unfit");
+    assert_eq!(world.word("a", |a| a.columns = vec!["note".into()]), "allowed");
+    world.terms(&TERMS.replacen("region_column = \"region\"\n", "", 1));
+    assert_eq!(world.word("a", |a| a.columns = vec!["note".into()]), "column_gone");
+    let files = TERMS.split("items").next().unwrap().replacen("region_column = \"region\"\n", "", 1);
+    world.terms(&files.replacen("format = \"table\"", "format = \"file\"", 1));
+    assert_eq!(world.word("a", |_| {}), "column_gone");
+}
+
+#[test]
+fn limits_of_a_grant_are_shared_by_its_permits() {
+    let world = World::new("volume_bytes_max = 1_000\nrequests_per_day_max = 3\n", TERMS);
+    let [one, other] = ["a", "b"].map(|who| world.gate.pull(&peer(who), &ask()).unwrap());
+    assert_eq!(one.quota().reserve(900), 900);
+    assert_eq!(other.quota().reserve(900), 100);
+    assert!(one.quota().count_request(1) && other.quota().count_request(1) && one.quota().count_request(1));
+    assert!(!other.quota().count_request(1) && other.quota().count_request(2));
+    for denied in [Denied::Volume { bytes_max: 1_000 }, Denied::Requests { per_day_max: 3 }] {
+        assert_eq!(denied.fault().close_code().exit_code(), 3);
+    }
+}
+
+/// Words are what programs match on, and both languages say something.
+#[test]
+fn every_newer_denial_has_its_words() {
+    let column = || "c".to_owned();
+    for (denied, word) in [
+        (Denied::Agent { asked: "a".parse().unwrap() }, "agent_outside_scope"),
+        (Denied::Requests { per_day_max: 24 }, "requests_used_up"),
+        (
+            Denied::TransformUnfit {
+                column: column(),
+                transform: Transform::Pseudonym,
+                item_type: lingqu_protocol::entry::ItemType::Date,
+            },
+            "transform_unfit",
+        ),
+    ] {
+        let fault = denied.fault();
+        assert_eq!(fault.word, word);
+        for text in [&fault.text, &fault.next, &fault.text_zh, &fault.next_zh] {
+            assert!(!text.is_empty(), "{word}");
+        }
+        assert!(!fault.text_zh.is_ascii() && !fault.next_zh.is_ascii(), "{word}");
+    }
+}
