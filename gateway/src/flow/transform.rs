@@ -111,10 +111,10 @@ impl Transforming {
 
 /// A column as it leaves.
 fn delivered(field: &Field, transform: Transform) -> Result<Field, FlowError> {
-    let fits = match (transform, field.data_type()) {
-        (Transform::Mask { .. }, DataType::Utf8) => true,
-        (Transform::Pseudonym, DataType::Utf8 | DataType::Int32 | DataType::Int64) => true,
-        _ => false,
+    let fits = match transform {
+        Transform::Drop => false,
+        Transform::Mask { .. } => *field.data_type() == DataType::Utf8,
+        Transform::Pseudonym => matches!(field.data_type(), DataType::Utf8 | DataType::Int32 | DataType::Int64),
     };
     if !fits {
         return Err(unfit(field.data_type()));
