@@ -11,6 +11,7 @@ mod officer;
 mod paper;
 mod receipt;
 mod renew;
+mod template;
 mod transfers;
 
 use crate::connect::{Backoff, Link, Session, with_retries};
@@ -119,6 +120,7 @@ pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
         Command::Renew => renew::renew(app).await?,
         Command::Officer(OfficerCommand::Request(args)) => officer::request(app, args)?,
         Command::Inbox => look::list(app, Kind::Inbox).await?,
+        Command::Catalogue(CatalogueCommand::Template(args)) => template::template(app, &args)?,
         Command::Catalogue(CatalogueCommand::Submit(args)) => acts::submit(app, &args).await?,
         Command::Catalogue(CatalogueCommand::Review(args)) => acts::review(app, &args).await?,
         Command::Catalogue(CatalogueCommand::List) => look::list(app, Kind::Catalogue).await?,

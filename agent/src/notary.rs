@@ -107,6 +107,8 @@ mod tests {
             bytes: 3,
             files_count: Some(1),
             rows: None,
+            rows_read: None,
+            rows_rejected: None,
             bytes_root: Digest::blake3(b"abc"),
             rows_digest: None,
             files: vec![],

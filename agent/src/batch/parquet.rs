@@ -1,9 +1,9 @@
 //! Parquet files as batches.
 
-use super::{Take, bad, check_columns, not_canonical};
+use super::{Take, bad, check_columns, opened, piece_of};
 use crate::error::AgentError;
+use arrow::datatypes::Schema;
 use bytes::Bytes;
-use lingqu_protocol::columns::canonical_batch;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::DiskFile;
 use lingqu_protocol::ipc::{BATCH_BYTES_AIM, BATCH_ROWS_MAX};
@@ -30,14 +30,26 @@ pub(super) fn read(file: Box<dyn DiskFile>, path: &Path, spec: &EntrySpec, take:
     super::pages::check(&*file, builder.metadata()).map_err(|why| broken(&why))?;
     let rows = batch_rows(builder.metadata()).ok_or_else(|| broken(&"a column chunk is over 1 GiB"))?;
     let reader = builder.with_batch_size(rows).build().map_err(|e| broken(&e))?;
+    let (open, mut first) = (opened(spec), 1);
     for batch in reader {
         let batch = batch.map_err(|e| broken(&e))?;
-        let batch = canonical_batch(spec, &batch).map_err(|e| not_canonical(path, &e))?;
-        if batch.num_rows() > 0 && !take(batch)? {
+        let rows = batch.num_rows() as u64;
+        if rows > 0 && !take(piece_of(path, &open, &batch, first)?)? {
             return Ok(false);
         }
+        first += rows;
     }
     Ok(true)
+}
+
+/// The schema of a file.
+pub(super) fn schema(file: Box<dyn DiskFile>, path: &Path) -> Result<Schema, AgentError> {
+    let len = file.len().map_err(|e| AgentError::io("reading", path, &e))?;
+    let chunks = Chunks { file: Arc::from(file), len };
+    let builder = ParquetRecordBatchReaderBuilder::try_new(chunks).map_err(|e| {
+        bad(path, "parquet", &format!("it cannot be read as Parquet: {e}"), &format!("无法按 Parquet 读取：{e}"))
+    })?;
+    Ok(builder.schema().as_ref().clone())
 }
 
 /// Rows to decode at a time, from what the file says of its widest rows; `None` where a column is too large to read.

@@ -1,11 +1,15 @@
-//! Where pulled rows go: Parquet, CSV, an Arrow file, or an Arrow stream on standard output.
+//! Where pulled rows go: Parquet, CSV, JSON Lines, Excel, an Arrow file, or an Arrow stream on standard output.
 
-use super::csv::writable;
+mod excel;
+mod text;
+
+use super::TextEncoding;
 use crate::error::{AgentError, Told};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use bytes::Bytes;
+use excel::ExcelSink;
 use lingqu_protocol::host::{Disk, DiskFile};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
@@ -13,6 +17,7 @@ use parquet::file::properties::WriterProperties;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::Arc;
+use text::{CsvSink, JsonSink};
 
 /// Bytes of a row group that is not written yet.
 const ROW_GROUP_BYTES: usize = 32 << 20;
@@ -30,10 +35,24 @@ pub enum Format {
     Parquet,
     /// `.csv`
     Csv,
+    /// `.jsonl`
+    JsonLines,
+    /// `.xlsx`
+    Excel,
     /// `.arrow`: the Arrow IPC file format.
     Arrow,
     /// `-`: the Arrow IPC stream format on standard output.
     Stream,
+}
+
+/// How text is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct WriteOptions {
+    /// The encoding of CSV; UTF-8 where absent.
+    pub encoding: Option<TextEncoding>,
+    /// Puts an apostrophe before text in CSV that a spreadsheet would run as a formula.
+    pub guard_formulas: bool,
 }
 
 impl Format {
@@ -48,13 +67,62 @@ impl Format {
         match out.extension().and_then(|e| e.to_str()) {
             Some("parquet") => Ok(Self::Parquet),
             Some("csv") => Ok(Self::Csv),
+            Some("jsonl") => Ok(Self::JsonLines),
+            Some("xlsx") => Ok(Self::Excel),
             Some("arrow") => Ok(Self::Arrow),
             _ => Err(AgentError::Usage(Told::new(
                 "out",
-                "rows go to a file that ends in .parquet, .csv or .arrow, or to `-`",
-                "数据行须输出到 .parquet、.csv、.arrow 文件或 `-`",
+                "rows go to a file that ends in .parquet, .csv, .jsonl, .xlsx or .arrow, or to `-`",
+                "数据行须输出到 .parquet、.csv、.jsonl、.xlsx、.arrow 文件或 `-`",
             ))),
         }
+    }
+}
+
+/// Why rows cannot be written.
+#[derive(Debug)]
+pub enum SinkError {
+    /// The output.
+    Io(io::Error),
+    /// The format or encoding cannot hold them.
+    Cannot(Box<Told>),
+}
+
+impl SinkError {
+    /// The error of a command that writes to `path`.
+    pub fn at(self, path: &Path) -> AgentError {
+        match self {
+            Self::Io(e) => AgentError::io("writing", path, &e),
+            Self::Cannot(told) => AgentError::Usage(told),
+        }
+    }
+}
+
+impl From<io::Error> for SinkError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// The system's own error where there is one, so that a full disk says so.
+impl From<ArrowError> for SinkError {
+    fn from(error: ArrowError) -> Self {
+        Self::Io(match error {
+            ArrowError::IoError(_, e) => e,
+            other => io::Error::other(other),
+        })
+    }
+}
+
+impl From<parquet::errors::ParquetError> for SinkError {
+    fn from(error: parquet::errors::ParquetError) -> Self {
+        Self::Io(match error {
+            parquet::errors::ParquetError::External(e) => match e.downcast::<io::Error>() {
+                Ok(e) => *e,
+                Err(e) => io::Error::other(e),
+            },
+            other => io::Error::other(other),
+        })
     }
 }
 
@@ -66,7 +134,9 @@ pub struct Sink {
 
 enum Inner {
     Parquet(Box<ArrowWriter<FileWrite>>),
-    Csv(Box<arrow::csv::Writer<BufWriter<FileWrite>>>),
+    Csv(Box<CsvSink>),
+    Json(JsonSink),
+    Excel(Box<ExcelSink>),
     Arrow(Box<arrow::ipc::writer::FileWriter<BufWriter<FileWrite>>>),
     Stream(Box<dyn Write + Send>),
 }
@@ -82,7 +152,13 @@ impl Sink {
     ///
     /// # Errors
     /// What the disk or the format says.
-    pub fn create(disk: &dyn Disk, path: &Path, format: Format, schema: SchemaRef) -> io::Result<Self> {
+    pub fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        format: Format,
+        options: WriteOptions,
+        schema: SchemaRef,
+    ) -> Result<Self, SinkError> {
         let file: Arc<dyn DiskFile> = Arc::from(disk.create(path)?);
         let write = FileWrite { file: file.clone(), at: 0 };
         let buffered = |write| BufWriter::with_capacity(BUFFER_BYTES, write);
@@ -90,19 +166,12 @@ impl Sink {
             Format::Parquet => {
                 // Snappy: as fast as the link, and every reader has it.
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                let writer = ArrowWriter::try_new(write, schema, Some(properties)).map_err(io::Error::other)?;
-                Inner::Parquet(Box::new(writer))
+                Inner::Parquet(Box::new(ArrowWriter::try_new(write, schema, Some(properties))?))
             }
-            Format::Csv => {
-                let mut writer = arrow::csv::Writer::new(buffered(write));
-                // The header stands there even where no row follows.
-                writer.write(&writable(&RecordBatch::new_empty(schema)).map_err(of_arrow)?).map_err(of_arrow)?;
-                Inner::Csv(Box::new(writer))
-            }
-            Format::Arrow => {
-                let writer = arrow::ipc::writer::FileWriter::try_new(buffered(write), &schema).map_err(of_arrow)?;
-                Inner::Arrow(Box::new(writer))
-            }
+            Format::Csv => Inner::Csv(Box::new(CsvSink::new(buffered(write), options, &schema)?)),
+            Format::JsonLines => Inner::Json(JsonSink::new(buffered(write), &schema)),
+            Format::Excel => Inner::Excel(Box::new(ExcelSink::new(write, path, &schema)?)),
+            Format::Arrow => Inner::Arrow(Box::new(arrow::ipc::writer::FileWriter::try_new(buffered(write), &schema)?)),
             Format::Stream => Inner::Stream(Box::new(buffered(write))),
         };
         Ok(Self { file: Some(file), inner })
@@ -118,26 +187,31 @@ impl Sink {
     ///
     /// # Errors
     /// What the output says.
-    pub fn schema(&mut self, body: &Bytes) -> io::Result<()> {
-        if let Inner::Stream(out) = &mut self.inner { out.write_all(body) } else { Ok(()) }
+    pub fn schema(&mut self, body: &Bytes) -> Result<(), SinkError> {
+        if let Inner::Stream(out) = &mut self.inner {
+            out.write_all(body)?;
+        }
+        Ok(())
     }
 
     /// Takes a batch, with the frame that held it.
     ///
     /// # Errors
-    /// What the output says.
-    pub fn batch(&mut self, batch: &RecordBatch, body: &Bytes) -> io::Result<()> {
+    /// What the output says, or what the format cannot hold.
+    pub fn batch(&mut self, batch: &RecordBatch, body: &Bytes) -> Result<(), SinkError> {
         match &mut self.inner {
             Inner::Parquet(writer) => {
-                writer.write(batch).map_err(of_parquet)?;
+                writer.write(batch)?;
                 if writer.in_progress_size() > ROW_GROUP_BYTES {
-                    writer.flush().map_err(of_parquet)?;
+                    writer.flush()?;
                 }
                 Ok(())
             }
-            Inner::Csv(writer) => writer.write(&writable(batch).map_err(of_arrow)?).map_err(of_arrow),
-            Inner::Arrow(writer) => writer.write(batch).map_err(of_arrow),
-            Inner::Stream(out) => out.write_all(body),
+            Inner::Csv(sink) => sink.batch(batch),
+            Inner::Json(sink) => sink.batch(batch),
+            Inner::Excel(sink) => sink.batch(batch),
+            Inner::Arrow(writer) => Ok(writer.write(batch)?),
+            Inner::Stream(out) => Ok(out.write_all(body)?),
         }
     }
 
@@ -145,12 +219,16 @@ impl Sink {
     ///
     /// # Errors
     /// What the output says.
-    pub fn finish(self) -> io::Result<()> {
+    pub fn finish(self) -> Result<(), SinkError> {
         match self.inner {
-            Inner::Parquet(writer) => writer.close().map(|_| ()).map_err(of_parquet)?,
-            Inner::Csv(writer) => writer.into_inner().flush()?,
+            Inner::Parquet(writer) => {
+                writer.close()?;
+            }
+            Inner::Csv(sink) => sink.finish()?,
+            Inner::Json(sink) => sink.finish()?,
+            Inner::Excel(sink) => sink.finish()?,
             Inner::Arrow(mut writer) => {
-                writer.finish().map_err(of_arrow)?;
+                writer.finish()?;
                 writer.get_mut().flush()?;
             }
             Inner::Stream(mut out) => {
@@ -158,26 +236,13 @@ impl Sink {
                 out.flush()?;
             }
         }
-        self.file.map_or(Ok(()), |file| file.sync())
+        self.file.map_or(Ok(()), |file| Ok(file.sync()?))
     }
 }
 
-/// The system's own error where there is one, so that a full disk says so.
-fn of_arrow(error: ArrowError) -> io::Error {
-    match error {
-        ArrowError::IoError(_, e) => e,
-        other => io::Error::other(other),
-    }
-}
-
-fn of_parquet(error: parquet::errors::ParquetError) -> io::Error {
-    match error {
-        parquet::errors::ParquetError::External(e) => match e.downcast::<io::Error>() {
-            Ok(e) => *e,
-            Err(e) => io::Error::other(e),
-        },
-        other => io::Error::other(other),
-    }
+/// Columns of a type that no item has never come this far.
+fn no_item() -> SinkError {
+    SinkError::Io(io::Error::other("a column of a type that no item has"))
 }
 
 /// Writes a file of the disk from front to back.

@@ -23,7 +23,7 @@ First steps:
 Output: text for people on standard output; with --json one JSON document there (a thing made has a field `id`, lists
 are arrays). Logs go to standard error (LINGQU_LOG=info for more). An error goes to standard error, with --json as one
 line {\"error\":{\"exit_code\",\"word\",\"where\",\"text\",\"text_zh\",\"next\",\"next_zh\"}}, its last; standard output is empty then (but for
-doctor, whose report comes first).
+doctor and push batch --check, whose reports come first).
 中文：环境变量 LC_ALL 或 LANG 以 zh 开头时，先显示中文。
 
 Exit codes: 0 done, 1 our fault, 2 usage, 3 denied or not found, 4 suspended or revoked, 5 integrity, 6 unreachable after

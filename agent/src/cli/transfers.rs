@@ -1,7 +1,11 @@
 //! Sending and getting, and what is under way.
 
+use super::args::PushBatchArgs;
 use super::args::{PullArgs, PushCommand, PushCommon, TransferCommand};
 use super::{App, DONE, QUEUED, write_output};
+use crate::batch::ReadOptions;
+use crate::batch::reject::{RejectOptions, SHOWN_MAX};
+use crate::batch::sink::{Format, WriteOptions};
 use crate::connect::{Link, unexpected};
 use crate::download::{self, Got};
 use crate::error::{AgentError, Told};
@@ -10,6 +14,7 @@ use crate::outbox::{Hold, Outbox, PullWork, Record, State, Work, id_from_key};
 use crate::output::{Output, Table};
 use crate::transfer::{Env, Patience};
 use crate::upload::collect::{collect, collect_rows};
+use crate::upload::read::{self, Checked, How};
 use crate::upload::{batch, files};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
@@ -60,11 +65,11 @@ pub(super) async fn push(app: &App, command: PushCommand) -> Result<u8, AgentErr
             let files = collect(&all_absolute(&args.paths)?)?;
             (args.entry.clone(), Work::PushFiles { entry: args.entry, files }, args.common)
         }
-        PushCommand::Batch(args) if args.check => return check(app, &args.entry, &args.paths).await,
+        PushCommand::Batch(args) if args.check => return check(app, &args).await,
         PushCommand::Batch(args) => {
             let files = collect_rows(&all_absolute(&args.paths)?)?;
-            let mode = args.mode.word().to_owned();
-            (args.entry.clone(), Work::PushBatch { entry: args.entry, mode, files }, args.common)
+            let (mode, how) = (args.mode.word().to_owned(), how(&args)?);
+            (args.entry.clone(), Work::PushBatch { entry: args.entry, mode, files, how }, args.common)
         }
     };
     let PushCommon { queue, idempotency_key, receipt } = common;
@@ -91,7 +96,18 @@ pub(super) async fn pull(app: &App, args: PullArgs) -> Result<u8, AgentError> {
         region: args.region.unwrap_or_default(),
         purpose: args.purpose.unwrap_or_default(),
         out: absolute(&args.out)?,
+        write: WriteOptions { encoding: args.encoding, guard_formulas: args.guard_formulas },
     };
+    if work.write != WriteOptions::default() && Format::of(&work.out).ok() != Some(Format::Csv) {
+        let told = Told::new(
+            "out",
+            "--encoding and --guard-formulas are for .csv",
+            "--encoding 和 --guard-formulas 仅用于 .csv",
+        );
+        return Err(AgentError::Usage(
+            told.next("leave them out, or end --out in .csv", "请去掉该选项，或输出到 .csv"),
+        ));
+    }
     let key = args.idempotency_key.as_deref();
     let (hold, record) = desk.write_down(app, &args.target, key, Work::Pull(work))?;
     run(app, &desk, &hold, record, args.receipt.as_deref(), key.is_some()).await
@@ -141,19 +157,80 @@ fn all_absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, AgentError> {
     paths.iter().map(|path| absolute(path)).collect()
 }
 
-/// `push batch --check`.
-async fn check(app: &App, entry: &str, paths: &[PathBuf]) -> Result<u8, AgentError> {
-    let files = collect_rows(paths)?;
+/// How the files of a push are read, and what is done about dirty rows.
+fn how(args: &PushBatchArgs) -> Result<How, AgentError> {
+    let options =
+        ReadOptions { encoding: args.encoding, delimiter: args.delimiter, zone: args.zone, sheet: args.sheet.clone() };
+    let rejects = RejectOptions {
+        file: args.reject.as_deref().map(absolute).transpose()?,
+        rows_max: args.reject_rows_max,
+        percent_max: args.reject_percent_max,
+    };
+    Ok(How { options, rejects })
+}
+
+/// `push batch --check`: the report first, and then, where not all may be sent, an error.
+async fn check(app: &App, args: &PushBatchArgs) -> Result<u8, AgentError> {
+    let files = collect_rows(&args.paths)?;
+    let count = files.len();
     let desk = Desk::new(app)?;
     let session = desk.link.open(crate::connect::Backoff::COMMAND).await?;
-    let spec = batch::entry(&session, entry).await?;
+    let spec = batch::entry(&session, &args.entry).await?;
     session.close();
     desk.link.goodbye().await;
-    let summary = batch::check(&desk.env, spec, files).await?;
-    let digest = summary.rows_digest;
-    let said = json!({"id": entry, "valid": true, "rows": summary.rows, "rows_digest": digest});
-    app.output.say(&said, |o| format!("{}: {} {digest}", o.pick("rows that fit", "符合要求的行数"), summary.rows))?;
-    Ok(DONE)
+    let how = how(args)?;
+    let checked = read::check(&desk.env, spec, files, how.clone()).await?;
+    let tally = &checked.tally;
+    let valid = checked.failed.is_empty() && tally.is_allowed();
+    let faults: Vec<Value> = tally
+        .first()
+        .iter()
+        .map(|named| {
+            json!({
+                "file": named.file, "line": named.cell.line, "column": named.cell.column, "value": named.cell.value,
+                "outcome": named.cell.outcome.word(), "reason": named.cell.why.en, "reason_zh": named.cell.why.zh,
+            })
+        })
+        .collect();
+    let errors: Vec<Value> = checked.failed.iter().map(|e| e.to_json()["error"].clone()).collect();
+    let summary = checked.summary.as_ref();
+    let said = json!({
+        "id": args.entry, "valid": valid, "files": count, "read": tally.read(), "rejected": tally.rejected(),
+        "marked": tally.marked(), "rows": tally.read() - tally.rejected(),
+        "rows_digest": summary.map(|s| s.rows_digest), "bytes": summary.map(|s| s.bytes), "faults": faults,
+        "errors": errors, "reject_file": how.rejects.file,
+    });
+    app.output.say(&said, |o| report(o, &checked, count))?;
+    match checked.failed.into_iter().next() {
+        Some(error) => Err(error),
+        None if valid => Ok(DONE),
+        None => Err(checked.tally.over()),
+    }
+}
+
+fn report(o: &Output, checked: &Checked, files: usize) -> String {
+    let tally = &checked.tally;
+    let counts = [
+        (o.pick("files", "文件数"), files as u64),
+        (o.pick("rows read", "读取行数"), tally.read()),
+        (o.pick("rows that fit", "符合要求的行数"), tally.read() - tally.rejected()),
+        (o.pick("rows that do not", "不符合要求的行数"), tally.rejected()),
+        (o.pick("rows marked", "标记的行数"), tally.marked()),
+    ];
+    let mut text: String = counts.iter().map(|(name, n)| format!("{name}: {n}\n")).collect();
+    let chinese = o.language == crate::output::Language::Chinese;
+    for error in &checked.failed {
+        let told = error.told();
+        let what = if chinese { &told.what.zh } else { &told.what.en };
+        text.push_str(&format!("  {}\n", crate::output::clean(what)));
+    }
+    for named in tally.first() {
+        text.push_str(&format!("  {}\n", crate::output::clean(&named.text(chinese))));
+    }
+    if tally.first().len() == SHOWN_MAX {
+        text.push_str(o.pick("  and more: --reject FILE has all of them\n", "  ……其余见 --reject 指定的文件\n"));
+    }
+    text
 }
 
 /// Runs a transfer to its receipt, and writes down how it ended.
@@ -214,10 +291,11 @@ async fn transfer_data(desk: &Desk, record: &Record) -> Result<Value, AgentError
                 "receipt": sent.receipt, "seconds": sent.seconds,
             })
         }
-        Work::PushBatch { entry, mode, files } => {
-            let sent = batch::push(env, link, id, entry, mode, files.clone()).await?;
+        Work::PushBatch { entry, mode, files, how } => {
+            let sent = batch::push(env, link, id, entry, mode, files.clone(), how).await?;
             json!({
                 "id": id, "transfer": id, "rows": sent.rows, "bytes": sent.bytes, "rows_digest": sent.rows_digest,
+                "read": sent.read, "rejected": sent.rejected, "marked": sent.marked, "reject_file": how.rejects.file,
                 "sent_bytes": sent.sent_bytes, "receipt": sent.receipt, "seconds": sent.seconds,
             })
         }

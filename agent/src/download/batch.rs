@@ -5,7 +5,7 @@
 //! does. That thread is no task of the runtime, so a program that ends does not wait for it.
 
 use super::staging_path;
-use crate::batch::sink::{Format, Sink};
+use crate::batch::sink::{Format, Sink, SinkError, WriteOptions};
 use crate::connect::{ControlStream, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
@@ -68,6 +68,7 @@ pub(super) struct RowsPull {
     env: Env,
     transfer: TransferId,
     out: PathBuf,
+    options: WriteOptions,
     staged: PathBuf,
     meter: Arc<Meter>,
     stdout: Option<Stdout>,
@@ -84,6 +85,7 @@ impl RowsPull {
             transfer,
             staged: staging_path(&work.out, transfer),
             out: work.out.clone(),
+            options: work.write,
             meter: Arc::new(Meter::new(0, env.show_progress)),
             stdout: Some(stdout),
             begun_stream: false,
@@ -202,7 +204,8 @@ impl RowsPull {
     async fn output(&mut self, format: Format) -> Result<Output, AgentError> {
         if format != Format::Stream {
             self.discard(format).await?;
-            return Ok(Output::File { disk: self.env.disk.clone(), path: self.staged.clone(), format });
+            let (disk, path, options) = (self.env.disk.clone(), self.staged.clone(), self.options);
+            return Ok(Output::File { disk, path, format, options });
         }
         self.begun_stream = true;
         self.stdout.take().map(|out| Output::Stream(out())).ok_or_else(|| {
@@ -343,7 +346,7 @@ fn check_end(end: &PullEnd, arrived: &Arrived) -> Result<(), AgentError> {
 }
 
 enum Output {
-    File { disk: Arc<dyn Disk>, path: PathBuf, format: Format },
+    File { disk: Arc<dyn Disk>, path: PathBuf, format: Format, options: WriteOptions },
     Stream(Box<dyn io::Write + Send>),
 }
 
@@ -417,7 +420,7 @@ fn write(
         Output::File { path, .. } => path.clone(),
         Output::Stream(_) => PathBuf::from("standard output"),
     };
-    let failed = |e: io::Error| AgentError::io("writing", &path, &e);
+    let failed = |e: SinkError| e.at(&path);
     let mut output = Some(output);
     let mut decoder = Decoder::default();
     let mut rows: Option<(RowsDigest, Sink)> = None;
@@ -443,7 +446,9 @@ fn write(
                         let digest = RowsDigest::of_schema(&schema)
                             .ok_or_else(|| peer("columns of a type that is not sent", "列类型不受支持"))?;
                         let mut sink = match output.take() {
-                            Some(Output::File { disk, path, format }) => Sink::create(&*disk, &path, format, schema),
+                            Some(Output::File { disk, path, format, options }) => {
+                                Sink::create(&*disk, &path, format, options, schema)
+                            }
                             Some(Output::Stream(out)) => Ok(Sink::stream(out)),
                             None => return Ok(()),
                         }

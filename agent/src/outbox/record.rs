@@ -1,5 +1,7 @@
 //! What one file of the outbox holds. These types are the file's format.
 
+use crate::batch::sink::WriteOptions;
+use crate::upload::read::How;
 use lingqu_protocol::ids::TransferId;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -82,6 +84,9 @@ pub enum Work {
         mode: String,
         /// In the order in which they are sent.
         files: Vec<SourceFile>,
+        /// How they are read, and what is done about dirty rows.
+        #[serde(default)]
+        how: How,
     },
     /// Fetches a version of an entry.
     Pull(PullWork),
@@ -106,6 +111,9 @@ pub struct PullWork {
     pub purpose: String,
     /// Where it goes; `-` is standard output.
     pub out: PathBuf,
+    /// How text is written.
+    #[serde(default)]
+    pub write: WriteOptions,
 }
 
 impl Work {
@@ -126,9 +134,10 @@ impl Work {
         };
         match (self, other) {
             (Self::PushFiles { entry: a, files: x }, Self::PushFiles { entry: b, files: y }) => a == b && files(x, y),
-            (Self::PushBatch { entry: a, mode: m, files: x }, Self::PushBatch { entry: b, mode: n, files: y }) => {
-                a == b && m == n && files(x, y)
-            }
+            (
+                Self::PushBatch { entry: a, mode: m, files: x, how: h },
+                Self::PushBatch { entry: b, mode: n, files: y, how: i },
+            ) => a == b && m == n && h == i && files(x, y),
             (Self::Pull(a), Self::Pull(b)) => a == b,
             _ => false,
         }

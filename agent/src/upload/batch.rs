@@ -2,8 +2,8 @@
 //! acknowledged.
 
 use super::collect::stat;
+use super::read::{How, Summary, read_all, reread};
 use super::segment::changed;
-use crate::batch;
 use crate::connect::{ControlStream, Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::SourceFile;
@@ -12,14 +12,10 @@ use crate::transfer::{
     Dial, Env, Expected, Meter, Tries, answer, blocking, peer, reason, settle, settle_at_once, task_failed,
 };
 use bytes::Bytes;
-use lingqu_protocol::columns::arrow_schema;
-use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec};
-use lingqu_protocol::frame::{self, FrameKind};
 use lingqu_protocol::ids::TransferId;
-use lingqu_protocol::ipc;
-use lingqu_protocol::rows::RowsDigest;
-use lingqu_protocol::session::{FrameWriter, SessionError};
+use lingqu_protocol::session::FrameWriter;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{DataHello, PushBatch, PushEnd, request, step};
@@ -41,25 +37,18 @@ pub struct SentRows {
     pub bytes: u64,
     /// Digest of the rows, whatever their order and format.
     pub rows_digest: Digest,
+    /// Rows read from the files: those that were sent and those left behind.
+    pub read: u64,
+    /// Rows left behind.
+    pub rejected: u64,
+    /// Rows that were sent and named.
+    pub marked: u64,
     /// Bytes that this run put on the wire.
     pub sent_bytes: u64,
     /// Where the receipt lies.
     pub receipt: PathBuf,
     /// How long this run took.
     pub seconds: f64,
-}
-
-/// What a reading of all files came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Summary {
-    /// Rows.
-    pub rows: u64,
-    /// Bytes of their batches.
-    pub bytes: u64,
-    /// Digest over the frames' bodies.
-    pub bytes_root: Digest,
-    /// Digest of the rows.
-    pub rows_digest: Digest,
 }
 
 /// The entry that rows are pushed to, as the catalogue has it.
@@ -79,15 +68,6 @@ pub async fn entry<C: Channel>(session: &Session<C>, entry: &str) -> Result<Entr
     Err(AgentError::Usage(told.next("use `lingqu push file`", "请使用 `lingqu push file`")))
 }
 
-/// Reads all files as rows of `spec` without sending them.
-///
-/// # Errors
-/// The first file that is not what the entry says.
-pub async fn check(env: &Env, spec: EntrySpec, files: Vec<SourceFile>) -> Result<Summary, AgentError> {
-    let env = env.clone();
-    blocking(move || read_all(&env, &spec, &files, None)).await
-}
-
 /// Sends the rows of `files` as transfer `transfer`. `mode` is `full` or `append`.
 ///
 /// # Errors
@@ -100,8 +80,9 @@ pub async fn push<D: Dial>(
     entry: &str,
     mode: &str,
     files: Vec<SourceFile>,
+    how: &How,
 ) -> Result<SentRows, AgentError> {
-    let job = Job { env, transfer, entry, mode, files, meter: Arc::new(Meter::new(0, env.show_progress)) };
+    let job = Job { env, transfer, entry, mode, files, how, meter: Arc::new(Meter::new(0, env.show_progress)) };
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
@@ -115,6 +96,9 @@ pub async fn push<D: Dial>(
                             rows: summary.rows,
                             bytes: summary.bytes,
                             rows_digest: summary.rows_digest,
+                            read: summary.read,
+                            rejected: summary.rejected,
+                            marked: summary.marked,
                             sent_bytes: job.meter.moved(),
                             receipt,
                             seconds: job.meter.elapsed().as_secs_f64(),
@@ -136,6 +120,7 @@ struct Job<'a> {
     entry: &'a str,
     mode: &'a str,
     files: Vec<SourceFile>,
+    how: &'a How,
     meter: Arc<Meter>,
 }
 
@@ -150,7 +135,7 @@ impl Job<'_> {
             Reply::PushReady(ready) => ready,
             Reply::Receipt(receipt) => {
                 // Committed before. The receipt must be for what lies here now.
-                let summary = check(self.env, spec, self.files.clone()).await?;
+                let summary = reread(self.env, spec, self.files.clone(), self.how).await?;
                 let expected = self.expected(&summary);
                 let path = settle_at_once(&mut control, self.env, &expected, &receipt.json).await?;
                 return Ok((summary, path));
@@ -166,6 +151,8 @@ impl Job<'_> {
             rows: summary.rows,
             bytes_root: summary.bytes_root.to_string(),
             rows_digest: summary.rows_digest.to_string(),
+            read: Some(summary.read),
+            rejected: Some(summary.rejected),
         };
         control.step(step::Step::PushEnd(end)).await?;
         let path = settle(&mut control, self.env, &self.expected(&summary)).await?;
@@ -193,8 +180,8 @@ impl Job<'_> {
         spec: EntrySpec,
     ) -> Result<Summary, AgentError> {
         let (tx, mut rx) = mpsc::channel::<Vec<Bytes>>(READ_AHEAD);
-        let (env, files, meter) = (self.env.clone(), self.files.clone(), self.meter.clone());
-        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, Some(&tx))));
+        let (env, files, meter, how) = (self.env.clone(), self.files.clone(), self.meter.clone(), self.how.clone());
+        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, &how, Some(&tx))));
         let sending = async {
             let mut writer = FrameWriter::new(channel.open_uni().await?);
             writer.message(&hello).await?;
@@ -238,54 +225,4 @@ impl Job<'_> {
         })
         .await
     }
-}
-
-/// Reads every file in order, and hands the frames of its batches to `out`. Blocks.
-fn read_all(
-    env: &Env,
-    spec: &EntrySpec,
-    files: &[SourceFile],
-    out: Option<&mpsc::Sender<Vec<Bytes>>>,
-) -> Result<Summary, AgentError> {
-    let failed = |e: &ipc::IpcError, file: &SourceFile| {
-        let path = file.path.display();
-        let told = Told::new("rows", format!("{path}: {e}"), format!("{path}：{e}"));
-        AgentError::Data(told.next("make rows smaller", "请减小单行数据"))
-    };
-    let machine =
-        |e: &dyn std::fmt::Display| AgentError::Machine(Told::new("rows", e.to_string(), format!("内部错误：{e}")));
-    let mut encoder = ipc::Encoder::new(arrow_schema(spec)).map_err(|e| machine(&e))?;
-    let mut digest = RowsDigest::new(spec);
-    let mut root = blake3::Hasher::new();
-    let mut total = 0;
-    let mut hand = |body: Vec<Bytes>| -> Result<bool, AgentError> {
-        let bytes: usize = body.iter().map(Bytes::len).sum();
-        total += bytes as u64;
-        body.iter().for_each(|piece| {
-            root.update(piece);
-        });
-        let Some(out) = out else { return Ok(true) };
-        let header = frame::header(FrameKind::Batch, bytes).map_err(SessionError::from)?;
-        let mut frame = vec![Bytes::copy_from_slice(&header)];
-        frame.extend(body);
-        Ok(out.blocking_send(frame).is_ok())
-    };
-    let mut wanted = hand(vec![encoder.schema().map_err(|e| machine(&e))?])?;
-    for file in files {
-        if !wanted {
-            break;
-        }
-        wanted = batch::read(&*env.disk, &file.path, spec, &mut |batch| {
-            digest.update(&batch).map_err(|e| machine(&e))?;
-            for piece in ipc::cut(&batch) {
-                let (body, _) = encoder.batch(&piece).map_err(|e| failed(&e, file))?;
-                if !hand(body)? {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })?;
-    }
-    let bytes_root = Digest { algorithm: Algorithm::Blake3, bytes: *root.finalize().as_bytes() };
-    Ok(Summary { rows: digest.sum().count, bytes: total, bytes_root, rows_digest: digest.finish() })
 }

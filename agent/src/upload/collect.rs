@@ -1,5 +1,6 @@
 //! Which files a push means, and what they are called in the set.
 
+use crate::batch::FileFormat;
 use crate::error::{AgentError, Told};
 use crate::outbox::SourceFile;
 use lingqu_protocol::name::{FileName, NameSet, escape_for_log};
@@ -68,15 +69,33 @@ pub fn collect(paths: &[PathBuf]) -> Result<Vec<SourceFile>, AgentError> {
     Ok(files)
 }
 
-/// The files of rows that `paths` mean, in the order given.
+/// The files of rows that `paths` mean, in the order given; a directory gives all files below it in ascending order of
+/// the bytes of their names, but for those whose names begin with a dot or an underscore, which programs leave beside
+/// their data. Formats may be mixed.
 ///
 /// # Errors
-/// A path that cannot be read, or is no regular file.
+/// A path that cannot be read, or is no regular file; a file in no format that is read; none or too many.
 pub fn collect_rows(paths: &[PathBuf]) -> Result<Vec<SourceFile>, AgentError> {
     let mut files = Vec::new();
     for path in paths {
         let meta = std::fs::symlink_metadata(path).map_err(|e| AgentError::input(path, &e))?;
-        add(path.clone(), path.file_name().and_then(|n| n.to_str()), &meta, &mut files)?;
+        if meta.is_dir() {
+            let mut below = Vec::new();
+            walk(path, "", 0, &mut below)?;
+            below.retain(|file| !file.name.split('/').any(|part| part.starts_with(['.', '_'])));
+            below.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+            files.append(&mut below);
+        } else {
+            add(path.clone(), path.file_name().and_then(|n| n.to_str()), &meta, &mut files)?;
+        }
+    }
+    if files.is_empty() {
+        let told = Told::new("file_set", "there is no file of rows to send", "没有可发送的数据文件");
+        return Err(AgentError::Usage(told.next("name at least one file", "请至少给出一个文件")));
+    }
+    if let Some(file) = files.iter().find(|file| FileFormat::of(&file.path).is_none()) {
+        let en = "it ends in none of .parquet .csv .tsv .txt .arrow .jsonl .xlsx";
+        return Err(bad(&file.path, en, "扩展名不是 .parquet、.csv、.tsv、.txt、.arrow、.jsonl 或 .xlsx"));
     }
     Ok(files)
 }

@@ -149,6 +149,8 @@ async fn attempt<C: Channel>(
     let set = set_of(job)?;
     unchanged(job, before).await?;
     let end = PushEnd {
+        read: None,
+        rejected: None,
         bytes: job.plan.bytes(),
         files: set.len() as u64,
         rows: 0,

@@ -3,6 +3,7 @@
 pub mod batch;
 pub mod collect;
 pub mod files;
+pub mod read;
 mod segment;
 
 #[cfg(test)]

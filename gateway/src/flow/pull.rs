@@ -26,6 +26,8 @@ pub struct Delivered {
     pub files: u64,
     /// Rows.
     pub rows: u64,
+    /// Rows that the sender says it read and left behind, where it counted them.
+    pub read_rejected: Option<(u64, u64)>,
     /// Digest over the bytes.
     pub bytes_root: Option<Digest>,
     /// Digest over the rows.

@@ -81,6 +81,7 @@ pub async fn push_batch<C: Channel>(
         rows: manifest.rows(),
         bytes_root: Some(manifest.root()),
         rows_digest: Some(manifest.rows_digest()),
+        read_rejected: taken.end.read.zip(taken.end.rejected),
         ..Delivered::default()
     };
     let follows = before.map(|b| b.number);
@@ -114,6 +115,11 @@ fn confirm(end: &PushEnd, manifest: &TableManifest, old_parts: usize) -> Result<
     let mut sum = RowsSum::default();
     manifest.parts.iter().skip(old_parts).for_each(|part| sum.merge(&part.rows_sum));
     let ours = sum.digest().to_string();
+    // What was read and left behind is the sender's word; that it adds up is not.
+    let counts = end.read.unwrap_or(end.rows).checked_sub(end.rejected.unwrap_or(0));
+    if counts != Some(end.rows) {
+        return Err(FlowError::bad_data("the end record's counts do not add up: read = sent + rejected"));
+    }
     if end.rows == sum.count && end.rows_digest == ours {
         return Ok(());
     }

@@ -52,6 +52,12 @@ pub struct TransferRow {
     pub files: u64,
     /// Rows.
     pub rows: u64,
+    /// Rows that the sender says it read, where it is a push that counted them.
+    #[serde(default)]
+    pub rows_read: Option<u64>,
+    /// Rows that the sender says it left behind.
+    #[serde(default)]
+    pub rows_rejected: Option<u64>,
     /// Digest over what was delivered.
     pub bytes_root: Option<Digest>,
     /// Digest over the rows, whatever their order and format.
@@ -81,6 +87,12 @@ pub struct VersionRow {
     pub files: u64,
     /// Rows.
     pub rows: u64,
+    /// Rows that the sender says it read for it, where it counted them.
+    #[serde(default)]
+    pub rows_read: Option<u64>,
+    /// Rows that the sender says it left behind.
+    #[serde(default)]
+    pub rows_rejected: Option<u64>,
     /// Digest over its bytes.
     pub bytes_root: Digest,
     /// Digest over its rows.

@@ -65,6 +65,8 @@ fn statement(transfer: u128) -> Statement {
         bytes: 10,
         files_count: None,
         rows: Some(2),
+        rows_read: None,
+        rows_rejected: None,
         bytes_root: Digest::blake3(b"x"),
         rows_digest: Some(Digest::blake3(b"y")),
         files: vec![],

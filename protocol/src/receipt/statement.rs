@@ -99,6 +99,13 @@ pub struct Statement {
     pub files_count: Option<u64>,
     /// Rows, where the data is a table.
     pub rows: Option<u64>,
+    /// Rows that the sender of a table says it read, where it counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_read: Option<u64>,
+    /// Rows that the sender left behind because they are not what the entry says: read = sent + rejected, where sent are the
+    /// rows that came with this transfer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_rejected: Option<u64>,
     /// Digest over what was delivered.
     pub bytes_root: Digest,
     /// Digest over the rows, whatever their order and format.

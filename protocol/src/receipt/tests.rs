@@ -29,6 +29,8 @@ fn statement() -> Statement {
         bytes: 3,
         files_count: Some(1),
         rows: None,
+        rows_read: None,
+        rows_rejected: None,
         bytes_root: Digest::blake3(b"abc"),
         rows_digest: None,
         files: vec![ReceiptFile { path: "目录/一.csv".into(), bytes: 3, root: Digest::blake3(b"abc") }],

@@ -1,5 +1,6 @@
 //! Acts that an officer signs, and what can be read of them.
 
+use crate::batch::TextEncoding;
 use clap::{Args, Subcommand};
 use lingqu_protocol::ids::{ApplicationId, GrantId};
 use std::path::PathBuf;
@@ -21,6 +22,15 @@ pub struct SignArgs {
 /// `catalogue …`.
 #[derive(Debug, Subcommand)]
 pub enum CatalogueCommand {
+    /// Write an entry.toml from a file of rows (目录模板): items with guessed types, to be completed by hand.
+    #[command(after_help = "\
+Examples:
+  lingqu catalogue template --from rows.csv --out entry.toml
+  lingqu catalogue template --from rows.xlsx --sheet 登记 --encoding gb18030
+
+Types are guessed with care: what could be a code (leading zeros, 15 digits and more) stays a string. Columns that could be
+the key are named in comments.")]
+    Template(TemplateArgs),
     /// Submit an entry for review (提交). The agency head signs.
     #[command(after_help = "Example:\n  lingqu catalogue submit entry.toml --key ./head")]
     Submit(SubmitArgs),
@@ -34,6 +44,23 @@ Examples:
     List,
     /// Show one entry.
     Show(ShowArgs),
+}
+
+/// `catalogue template`.
+#[derive(Debug, Args)]
+pub struct TemplateArgs {
+    /// The file of rows: .parquet, .csv, .arrow, .jsonl or .xlsx.
+    #[arg(long, value_name = "FILE")]
+    pub from: PathBuf,
+    /// Where the entry goes; standard output where absent.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// The encoding of a text file; found where absent.
+    #[arg(long, value_enum, value_name = "ENCODING")]
+    pub encoding: Option<TextEncoding>,
+    /// The sheet of an Excel file; the first where absent.
+    #[arg(long, value_name = "NAME")]
+    pub sheet: Option<String>,
 }
 
 /// A thing by its id.

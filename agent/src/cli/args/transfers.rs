@@ -1,5 +1,7 @@
 //! Sending, getting, and what is under way.
 
+use crate::batch::reject::Percent;
+use crate::batch::{TextEncoding, Zone};
 use clap::{Args, Subcommand};
 use lingqu_protocol::ids::TransferId;
 use std::path::PathBuf;
@@ -7,12 +9,19 @@ use std::path::PathBuf;
 /// `push …`.
 #[derive(Debug, Subcommand)]
 pub enum PushCommand {
-    /// Send rows: Parquet or CSV files, checked against the entry's columns. (批量交换)
+    /// Send rows: Parquet, CSV, Arrow, JSON Lines or Excel files, checked against the entry. (批量交换)
     #[command(after_help = "\
 Examples:
   lingqu push batch 307010/000001 rows.parquet
   lingqu push batch 307010/000001 part1.csv part2.csv --mode append
-  lingqu push batch 307010/000001 rows.csv --check          only look for what is wrong with it")]
+  lingqu push batch 307010/000001 ./export                   every file of a folder, formats may be mixed
+  lingqu push batch 307010/000001 rows.csv --check           only look for what is wrong, and name all of it
+  lingqu push batch 307010/000001 rows.csv --encoding gb18030 --delimiter '|'
+  lingqu push batch 307010/000001 rows.csv --reject bad.csv --reject-rows-max 100 --reject-percent-max 0.5
+
+The end of a file's name says its format: .parquet; .csv, .tsv, .txt; .arrow, .arrows, .ipc, .feather; .jsonl, .ndjson;
+.xlsx. UTF-8 and GB18030, and what separates fields, are found where they are not said. Dates are read as 2026-01-31,
+2026/1/31, 20260131 and 2026年1月31日. Without --reject-rows-max and --reject-percent-max the first dirty row refuses all.")]
     Batch(PushBatchArgs),
     /// Send files and folders as they are. (文件)
     #[command(after_help = "\
@@ -63,18 +72,49 @@ pub struct PushCommon {
 pub struct PushBatchArgs {
     /// The entry's id or code.
     pub entry: String,
-    /// Parquet or CSV files.
+    /// Files of rows, and folders of them.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
     /// All rows anew, or more rows.
     #[arg(long, value_enum, default_value_t = BatchMode::Full)]
     pub mode: BatchMode,
-    /// Only compare the files with the entry: nothing is sent.
+    /// Only compare the files with the entry and name everything that is wrong: nothing is sent. (只检查)
     #[arg(long)]
     pub check: bool,
+    /// The encoding of text files; found where absent. (编码)
+    #[arg(long, value_enum, value_name = "ENCODING")]
+    pub encoding: Option<TextEncoding>,
+    /// What separates fields in CSV: one ASCII character, or `tab`; found among , tab ; | where absent. (分隔符)
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    pub delimiter: Option<char>,
+    /// The zone of timestamps that say none, such as +08:00. (时区)
+    #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
+    pub zone: Option<Zone>,
+    /// The sheet of an Excel file; the first where absent. (工作表)
+    #[arg(long, value_name = "NAME")]
+    pub sheet: Option<String>,
+    /// Write what is wrong with which row here, as CSV: file, line, column, value, reason. (脏数据文件)
+    #[arg(long, value_name = "FILE")]
+    pub reject: Option<PathBuf>,
+    /// How many dirty rows may stay behind while the others are sent; both limits must hold where both are given.
+    #[arg(long, value_name = "N")]
+    pub reject_rows_max: Option<u64>,
+    /// How many of a hundred rows may stay behind, up to 4 decimals.
+    #[arg(long, value_name = "P")]
+    pub reject_percent_max: Option<Percent>,
     /// What both kinds of push take.
     #[command(flatten)]
     pub common: PushCommon,
+}
+
+/// One ASCII character, or the word `tab`.
+fn delimiter(text: &str) -> Result<char, String> {
+    let mut chars = text.chars();
+    match (text, chars.next(), chars.next()) {
+        ("tab" | "\\t", ..) => Ok('\t'),
+        (_, Some(c), None) if c.is_ascii() && !matches!(c, '"' | '\n' | '\r') && !c.is_ascii_alphanumeric() => Ok(c),
+        _ => Err("expected one ASCII character that is no letter, digit or quote, or `tab`".to_owned()),
+    }
 }
 
 /// `push file`.
@@ -99,7 +139,8 @@ Examples:
   lingqu pull grant-... --out - | program-that-reads-arrow
   lingqu pull grant-... --out ./files                        an entry of files
 
-The end of --out says the format: .parquet, .csv or .arrow; `-` is an Arrow IPC stream on standard output. A file appears
+The end of --out says the format: .parquet, .csv, .jsonl, .xlsx or .arrow; `-` is an Arrow IPC stream on standard output.
+In CSV an empty field is no value and \"\" the empty string; Excel does not tell them apart. A file appears
 under its name when it is whole; exit code 0 means that everything arrived and a receipt is kept.")]
 pub struct PullArgs {
     /// A grant's id; or an entry's id or code, where one grant is in force for it.
@@ -128,6 +169,12 @@ pub struct PullArgs {
     /// Write the receipt here too.
     #[arg(long, value_name = "FILE")]
     pub receipt: Option<PathBuf>,
+    /// The encoding of CSV: utf-8, utf-8-bom (for Excel), gb18030 or gbk. (编码)
+    #[arg(long, value_enum, value_name = "ENCODING")]
+    pub encoding: Option<TextEncoding>,
+    /// In CSV, put an apostrophe before text that a spreadsheet would run as a formula; the text is another one then.
+    #[arg(long)]
+    pub guard_formulas: bool,
     /// A name for this transfer, made elsewhere: a later try with the same name goes on where this one was cut.
     #[arg(long, value_name = "K")]
     pub idempotency_key: Option<String>,

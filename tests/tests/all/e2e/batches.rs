@@ -135,7 +135,11 @@ fn a_file_that_does_not_fit_is_only_checked() {
     let batch = registrations(7, 50);
     write_parquet(&bad, &batch.project(&(0..COLUMNS.len() - 1).collect::<Vec<_>>()).unwrap());
     let args = ["push", "batch", &at.entry, bad.to_str().unwrap(), "--check"];
-    let error = world.provider.agent.run(args).fails(7);
+    let ran = world.provider.agent.run(args);
+    assert_eq!(ran.code, Some(7), "{ran}");
+    // The report first, then the error.
+    let (report, error) = (ran.json(), ran.error());
+    assert_eq!((&report["valid"], &report["errors"][0]["word"]), (&false.into(), &"columns".into()), "{report}");
     assert!(text(&error, "text").contains("\"note\""), "{error}");
     let out = world.path("out.parquet");
     world.requester.agent.run(["pull", &at.grant, "--out", out.to_str().unwrap()]).fails(3);

@@ -1,0 +1,220 @@
+//! Files of rows on their way out: read, sifted, digested, and cut into frames.
+
+use crate::batch::reject::{RejectOptions, Tally};
+use crate::batch::sift::Sieve;
+use crate::batch::{self, ReadOptions};
+use crate::error::{AgentError, Told};
+use crate::outbox::SourceFile;
+use crate::transfer::{Env, blocking};
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use lingqu_protocol::columns::arrow_schema;
+use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::frame::{self, FrameKind};
+use lingqu_protocol::ipc;
+use lingqu_protocol::rows::RowsDigest;
+use lingqu_protocol::session::SessionError;
+use tokio::sync::mpsc;
+
+/// Files that a look names as wrong in themselves: who has more has one mistake in all of them.
+const FAILED_MAX: usize = 100;
+
+/// How files of rows are read, and what is done about dirty rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct How {
+    /// How they are read.
+    pub options: ReadOptions,
+    /// What is done about dirty rows.
+    pub rejects: RejectOptions,
+}
+
+/// What a reading of all files came to. Rows read are rows sent and rows left behind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Rows that are sent.
+    pub rows: u64,
+    /// Rows that were read.
+    pub read: u64,
+    /// Rows that stay behind.
+    pub rejected: u64,
+    /// Rows that are sent and named.
+    pub marked: u64,
+    /// Bytes of the batches of rows that are sent.
+    pub bytes: u64,
+    /// Digest over the frames' bodies.
+    pub bytes_root: Digest,
+    /// Digest of the rows that are sent.
+    pub rows_digest: Digest,
+}
+
+/// What a look at all files came to.
+#[derive(Debug)]
+pub struct Checked {
+    /// The rows that fit; none where a file could not be read to its end.
+    pub summary: Option<Summary>,
+    /// What was counted, and the first of the dirty cells.
+    pub tally: Tally,
+    /// Files that cannot be read, or have other columns, each with its reason.
+    pub failed: Vec<AgentError>,
+}
+
+/// Reads every file in order, and hands the frames of its batches to `out`. Blocks.
+///
+/// # Errors
+/// A file that cannot be read, or more dirty rows than may stay behind.
+pub fn read_all(
+    env: &Env,
+    spec: &EntrySpec,
+    files: &[SourceFile],
+    how: &How,
+    out: Option<&mpsc::Sender<Vec<Bytes>>>,
+) -> Result<Summary, AgentError> {
+    let mut tally = Tally::new(&*env.disk, &how.rejects, false)?;
+    let mut reading = Reading::new(spec, out)?;
+    for file in files {
+        if !reading.file(env, file, &how.options, &mut tally)? {
+            break;
+        }
+    }
+    tally.finish()?;
+    Ok(reading.finish(&tally))
+}
+
+/// Looks at all files as rows of `spec` and names everything that is wrong with them. Nothing is sent.
+///
+/// # Errors
+/// What the disk says; what is wrong with the files is no error.
+pub async fn check(env: &Env, spec: EntrySpec, files: Vec<SourceFile>, how: How) -> Result<Checked, AgentError> {
+    let env = env.clone();
+    blocking(move || {
+        let mut tally = Tally::new(&*env.disk, &how.rejects, true)?;
+        let mut reading = Reading::new(&spec, None)?;
+        let mut failed = Vec::new();
+        for file in &files {
+            match reading.file(&env, file, &how.options, &mut tally) {
+                Ok(_) => {}
+                // A file that is wrong in itself does not end the look at the others.
+                Err(error @ (AgentError::Data(_) | AgentError::Usage(_))) => {
+                    if failed.len() < FAILED_MAX {
+                        failed.push(error);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        tally.finish()?;
+        let summary = failed.is_empty().then(|| reading.finish(&tally));
+        Ok(Checked { summary, tally, failed })
+    })
+    .await
+}
+
+/// Reads the files of a push a second time, to compare them with a receipt. What stays behind was named the first time.
+///
+/// # Errors
+/// As [`read_all`].
+pub async fn reread(env: &Env, spec: EntrySpec, files: Vec<SourceFile>, how: &How) -> Result<Summary, AgentError> {
+    let how = How { rejects: RejectOptions { file: None, ..how.rejects.clone() }, ..how.clone() };
+    let env = env.clone();
+    blocking(move || read_all(&env, &spec, &files, &how, None)).await
+}
+
+/// Files being read.
+struct Reading<'a> {
+    spec: &'a EntrySpec,
+    sieve: Sieve<'a>,
+    frames: Frames<'a>,
+    digest: RowsDigest,
+}
+
+impl<'a> Reading<'a> {
+    fn new(spec: &'a EntrySpec, out: Option<&'a mpsc::Sender<Vec<Bytes>>>) -> Result<Self, AgentError> {
+        let encoder = ipc::Encoder::new(arrow_schema(spec)).map_err(|e| machine(&e))?;
+        let mut frames = Frames { encoder, out, root: blake3::Hasher::new(), bytes: 0, wanted: true };
+        frames.schema()?;
+        Ok(Self { spec, sieve: Sieve::new(spec), frames, digest: RowsDigest::new(spec) })
+    }
+
+    /// Whether more files are wanted.
+    fn file(
+        &mut self,
+        env: &Env,
+        file: &SourceFile,
+        options: &ReadOptions,
+        tally: &mut Tally,
+    ) -> Result<bool, AgentError> {
+        let Self { spec, sieve, frames, digest } = self;
+        if !frames.wanted {
+            return Ok(false);
+        }
+        batch::read(&*env.disk, &file.path, spec, options, &mut |piece| {
+            let sifted = sieve.sift(piece)?;
+            tally.take(&file.path, &sifted)?;
+            digest.update(&sifted.batch).map_err(|e| machine(&e))?;
+            frames.rows(&sifted.batch, file)
+        })
+    }
+
+    fn finish(self, tally: &Tally) -> Summary {
+        Summary {
+            rows: self.digest.sum().count,
+            read: tally.read(),
+            rejected: tally.rejected(),
+            marked: tally.marked(),
+            bytes: self.frames.bytes,
+            bytes_root: Digest { algorithm: Algorithm::Blake3, bytes: *self.frames.root.finalize().as_bytes() },
+            rows_digest: self.digest.finish(),
+        }
+    }
+}
+
+/// Batches as frames.
+struct Frames<'a> {
+    encoder: ipc::Encoder,
+    out: Option<&'a mpsc::Sender<Vec<Bytes>>>,
+    root: blake3::Hasher,
+    bytes: u64,
+    wanted: bool,
+}
+
+impl Frames<'_> {
+    fn schema(&mut self) -> Result<(), AgentError> {
+        let body = self.encoder.schema().map_err(|e| machine(&e))?;
+        self.hand(vec![body]).map(|_| ())
+    }
+
+    fn rows(&mut self, batch: &RecordBatch, file: &SourceFile) -> Result<bool, AgentError> {
+        for piece in ipc::cut(batch) {
+            let (body, _) = self.encoder.batch(&piece).map_err(|e| {
+                let path = file.path.display();
+                let told = Told::new("rows", format!("{path}: {e}"), format!("{path}：{e}"));
+                AgentError::Data(told.next("make rows smaller", "请减小单行数据"))
+            })?;
+            if !self.hand(body)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn hand(&mut self, body: Vec<Bytes>) -> Result<bool, AgentError> {
+        let bytes: usize = body.iter().map(Bytes::len).sum();
+        self.bytes += bytes as u64;
+        // Nobody compares the digest of what is only looked at.
+        let Some(out) = self.out else { return Ok(true) };
+        body.iter().for_each(|piece| {
+            self.root.update(piece);
+        });
+        let header = frame::header(FrameKind::Batch, bytes).map_err(SessionError::from)?;
+        let mut frame = vec![Bytes::copy_from_slice(&header)];
+        frame.extend(body);
+        self.wanted = out.blocking_send(frame).is_ok();
+        Ok(self.wanted)
+    }
+}
+
+fn machine(error: &dyn std::fmt::Display) -> AgentError {
+    AgentError::Machine(Told::new("rows", error.to_string(), format!("内部错误：{error}")))
+}
