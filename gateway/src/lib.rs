@@ -2,6 +2,7 @@
 //!
 //! Data path, imports one way: [`edge`] → [`gate`] → [`flow`] → [`lake`]. Control path, joined by channels:
 //! request → [`registry`] → one transaction of [`state`] and [`ledger`] → publish snapshot → [`gate`].
+//! Beside both, [`misuse`] watches what is asked and what passes, and cuts through [`registry`] as a person would.
 //! Only [`app`] wires modules together.
 
 pub mod admin;
@@ -15,5 +16,6 @@ pub mod gate;
 pub mod lake;
 pub mod ledger;
 pub mod metrics;
+pub mod misuse;
 pub mod registry;
 pub mod state;

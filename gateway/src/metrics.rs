@@ -28,6 +28,19 @@ pub const REGISTERED: &str = "lingqu_registered";
 /// Seconds of the gateway's own check of policy, ledger and clock.
 pub const CHECK_SECONDS: &str = "lingqu_health_check_seconds";
 
+/// Observations of requests and streams that were handed to the rules.
+pub const OBSERVATIONS: &str = "lingqu_observations_total";
+/// Observations that found the queue full: findings may be missing.
+pub const OBSERVATIONS_DROPPED: &str = "lingqu_observations_dropped_total";
+/// Findings (疑似问题线索) by `rule` and by what followed, `action`.
+pub const FINDINGS: &str = "lingqu_findings_total";
+/// Findings that wait for somebody.
+pub const FINDINGS_OPEN: &str = "lingqu_findings_open";
+/// Agents whose history was forgotten for others.
+pub const HISTORIES_EVICTED: &str = "lingqu_histories_evicted_total";
+/// 1 for the reason why the gate is closed, by `reason`; 0 for the others.
+pub const GATE_CLOSED: &str = "lingqu_gate_closed";
+
 /// Describes every metric to the recorder.
 pub fn describe() {
     describe_counter!(RECEIVED_BYTES, Unit::Bytes, "bytes that came in and are durable");
@@ -41,6 +54,12 @@ pub fn describe() {
     describe_gauge!(GATE_OPEN, Unit::Count, "1 while permits are given");
     describe_gauge!(LEDGER_SIZE, Unit::Count, "leaves in the ledger");
     describe_gauge!(REGISTERED, Unit::Count, "known agencies, agents, entries and grants");
+    describe_counter!(OBSERVATIONS, Unit::Count, "observations handed to the rules");
+    describe_counter!(OBSERVATIONS_DROPPED, Unit::Count, "observations that found the queue full");
+    describe_counter!(FINDINGS, Unit::Count, "findings by rule and by what followed");
+    describe_gauge!(FINDINGS_OPEN, Unit::Count, "findings that wait for somebody");
+    describe_counter!(HISTORIES_EVICTED, Unit::Count, "agents whose history was forgotten for others");
+    describe_gauge!(GATE_CLOSED, Unit::Count, "1 for the reason why the gate is closed");
     describe_histogram!(CHECK_SECONDS, Unit::Seconds, "the gateway's check of policy, ledger and clock");
 }
 
@@ -88,4 +107,32 @@ pub fn health(open: bool, running: usize, ledger: u64, registered: [usize; 4], t
         gauge!(REGISTERED, "kind" => kind).set(count as f64);
     }
     histogram!(CHECK_SECONDS).record(took.as_secs_f64());
+}
+
+/// Counts an observation that was queued.
+pub fn observed() {
+    counter!(OBSERVATIONS).increment(1);
+}
+
+/// Counts an observation that found the queue full.
+pub fn observation_dropped() {
+    counter!(OBSERVATIONS_DROPPED).increment(1);
+}
+
+/// Counts a finding and what followed.
+pub fn finding(rule: &'static str, action: &'static str) {
+    counter!(FINDINGS, "rule" => rule, "action" => action).increment(1);
+}
+
+/// Says how many findings are open, and how many histories were forgotten so far.
+pub fn misuse(open: usize, evicted: u64) {
+    gauge!(FINDINGS_OPEN).set(open as f64);
+    counter!(HISTORIES_EVICTED).absolute(evicted);
+}
+
+/// Says why the gate is closed, of the reasons that there are.
+pub fn gate_closed(reasons: impl Iterator<Item = (&'static str, bool)>) {
+    for (reason, is) in reasons {
+        gauge!(GATE_CLOSED, "reason" => reason).set(if is { 1.0 } else { 0.0 });
+    }
 }

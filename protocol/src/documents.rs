@@ -5,7 +5,9 @@
 //! the digest of the document it follows, and expires.
 
 use crate::digest::Digest;
-use crate::ids::{ApplicationId, DocumentId, EntryId, GatewayId, GrantId};
+use crate::ids::{ApplicationId, DocumentId, EntryId, FindingId, GatewayId, GrantId, OrderId};
+use crate::misuse::{Action, Rule};
+use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
 
 /// Bytes that a document may have: room for an entry of a thousand items, and nothing a signer could not look through.
@@ -159,6 +161,97 @@ pub enum GrantAct {
     Reinstate,
     /// 终止: ended for good.
     Terminate,
+    /// 限期整改: suspended until it is put right, by this day at the latest.
+    Rectify {
+        /// The last day.
+        by: Day,
+    },
+}
+
+/// A day in China Standard Time, written `2026-12-31`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Day(pub NaiveDate);
+
+impl std::fmt::Display for Day {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// A text that is no day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a day such as 2026-12-31")]
+pub struct BadDay;
+
+impl std::str::FromStr for Day {
+    type Err = BadDay;
+    fn from_str(text: &str) -> Result<Self, BadDay> {
+        text.parse::<NaiveDate>().ok().filter(|day| day.to_string() == text).map(Self).ok_or(BadDay)
+    }
+}
+
+impl Serialize for Day {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Day {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A standing order (article 35): the office head of the authority or of a provider says beforehand which rules may cut,
+/// how far, and until when. A provider's reaches grants of its own entries alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StandingOrderBody {
+    /// The order, made by the drafter.
+    pub order: OrderId,
+    /// The agency that gives it.
+    pub agency: String,
+    /// Which rules; one or more, each once.
+    pub rules: Vec<Rule>,
+    /// The strongest action that it allows; one that cuts.
+    pub strongest: Action,
+    /// Its last day.
+    pub until: Day,
+    /// Why.
+    pub reason: String,
+}
+
+/// The end of a standing order, before its last day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OrderWithdrawalBody {
+    /// The order.
+    pub order: OrderId,
+    /// Why.
+    pub reason: String,
+}
+
+/// What an office head says of a finding (疑似问题线索).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindingActBody {
+    /// The finding.
+    pub finding: FindingId,
+    /// What is said.
+    pub act: FindingAct,
+    /// Why.
+    pub reason: String,
+}
+
+/// What can be said of a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingAct {
+    /// It holds; what was cut stays cut.
+    Confirm,
+    /// It does not hold, or is settled; what was cut goes on.
+    Lift,
 }
 
 /// The root names an officer and the key it made.
@@ -222,7 +315,32 @@ bodies! {
     ApplicationBody, "application", Signer::Officer(&[OfficerRole::OfficeHead]);
     AnswerBody, "answer", Signer::Officer(&[OfficerRole::OfficeHead]);
     GrantActBody, "grant-act", Signer::Officer(&[OfficerRole::OfficeHead]);
+    StandingOrderBody, "standing-order", Signer::Officer(&[OfficerRole::OfficeHead]);
+    OrderWithdrawalBody, "order-withdrawal", Signer::Officer(&[OfficerRole::OfficeHead]);
+    FindingActBody, "finding-act", Signer::Officer(&[OfficerRole::OfficeHead]);
     OfficerBody, "officer", Signer::Root;
     AgencyBody, "agency", Signer::Root;
     GatewayBody, "gateway", Signer::Root;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acts_on_a_grant_are_written_like_this() {
+        let day: Day = "2026-12-31".parse().unwrap();
+        for (act, text) in [
+            (GrantAct::Reinstate, r#""reinstate""#),
+            (GrantAct::Terminate, r#""terminate""#),
+            (GrantAct::Rectify { by: day }, r#"{"rectify":{"by":"2026-12-31"}}"#),
+        ] {
+            assert_eq!(serde_json::to_string(&act).unwrap(), text);
+            assert_eq!(serde_json::from_str::<GrantAct>(text).unwrap(), act);
+        }
+        for bad in ["2026-2-1", "2026-02-30", "31.12.2026", "", "+2026-01-01"] {
+            assert!(bad.parse::<Day>().is_err(), "{bad}");
+        }
+    }
 }

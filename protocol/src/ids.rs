@@ -111,6 +111,10 @@ identifier!(/// A transfer, fixed in the agent's outbox before its first byte.
     TransferId, "transfer", "a transfer");
 identifier!(/// A signed document, made by the one who drafts it.
     DocumentId, "document", "a document");
+identifier!(/// What a rule found (疑似问题线索).
+    FindingId, "finding", "a finding");
+identifier!(/// A standing order under which rules may cut.
+    OrderId, "order", "a standing order");
 identifier!(/// A gateway; every signed document is bound to one.
     GatewayId, "gateway", "a gateway");
 

@@ -20,6 +20,7 @@ pub mod ids;
 pub mod ipc;
 pub mod leaf;
 pub mod merkle;
+pub mod misuse;
 pub mod name;
 pub mod plan;
 pub mod predicate;

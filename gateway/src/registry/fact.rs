@@ -53,9 +53,23 @@ acts! {
     GrantSuspended = "grant_suspended",
     /// A suspension was lifted.
     GrantReinstated = "grant_reinstated",
+    /// A grant has to be put right by a day.
+    GrantRectificationOrdered = "grant_rectification_ordered",
     /// A grant was ended for good.
     GrantTerminated = "grant_terminated",
-    /// The operator stopped something.
+    /// A rule found something (疑似问题线索).
+    FindingOpened = "finding_opened",
+    /// Somebody said that a finding holds.
+    FindingConfirmed = "finding_confirmed",
+    /// Somebody said that it does not, or that it is settled.
+    FindingLifted = "finding_lifted",
+    /// Nobody said anything in time.
+    FindingExpired = "finding_expired",
+    /// A standing order was given.
+    OrderIssued = "standing_order_issued",
+    /// A standing order was withdrawn.
+    OrderWithdrawn = "standing_order_withdrawn",
+    /// The operator or a rule stopped something.
     Stopped = "stopped",
     /// The operator lifted a stop.
     Resumed = "resumed",
@@ -68,6 +82,8 @@ pub enum Actor {
     Operator,
     /// An agent, for its agency.
     Agent(AgentId),
+    /// A rule of the gateway, or its clock.
+    Rule,
 }
 
 /// One change, in the fields that are not personal, and what is not for everyone beside them.

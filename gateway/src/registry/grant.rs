@@ -9,9 +9,10 @@ use super::text;
 use lingqu_certs::document::DRAFTER_AHEAD_MS_MAX;
 use lingqu_protocol::agency::CreditCode;
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::documents::GrantAct;
+use lingqu_protocol::documents::{Day, GrantAct};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{ApplicationId, EntryId, GrantId};
+use lingqu_protocol::scope::midnight;
 
 /// A grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub enum GrantStatus {
         by: CreditCode,
         /// Since when.
         since: Timestamp,
+        /// 限期整改: what has to be put right by when, where that was ordered.
+        rectify: Option<Rectification>,
     },
     /// 终止.
     Terminated {
@@ -65,6 +68,27 @@ pub enum GrantStatus {
         since: Timestamp,
     },
 }
+
+/// 限期整改 (article 27).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rectification {
+    /// The last day, in China Standard Time.
+    pub by: Day,
+    /// What has to be put right.
+    pub reason: String,
+    /// When it was ordered.
+    pub ordered_at: Timestamp,
+}
+
+impl Rectification {
+    /// Whether its last day is over.
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.by.0.succ_opt().is_some_and(|next| midnight(next) <= now)
+    }
+}
+
+/// Days ahead that a rectification may be given: what takes longer is a new application.
+pub const RECTIFY_DAYS_MAX: i64 = 366;
 
 impl GrantStatus {
     /// Its word.
@@ -135,17 +159,17 @@ impl Grant {
             GrantStatus::Terminated { .. } => Err(self.wrong("in_force")),
             GrantStatus::InForce => {
                 let fact = Fact::new(Act::GrantSuspended, self.id, Some(self.requester)).on(by).because(&reason);
-                Ok(Some((Self { status: GrantStatus::Suspended { reason, by, since: now }, ..self.clone() }, fact)))
+                Ok(Some((Self { status: GrantStatus::Suspended { reason, by, since: now, rectify: None }, ..self.clone() }, fact)))
             }
         }
     }
 
-    /// Does what an officer signed.
+    /// Does what an officer of `by` signed.
     ///
     /// # Errors
     /// A state that does not allow it, a document that follows another, one drafted before the suspension that it would
     /// lift, or a reason that is not good.
-    pub fn act(&self, signed: SignedAct<'_>, now: Timestamp) -> Result<(Self, Fact), Refusal> {
+    pub fn act(&self, by: CreditCode, signed: SignedAct<'_>, now: Timestamp) -> Result<(Self, Fact), Refusal> {
         let reason = text::reason(signed.reason)?;
         let digest = signed.digest;
         let (act, status) = match (signed.act, &self.status) {
@@ -158,6 +182,24 @@ impl Grant {
                 (Act::GrantReinstated, GrantStatus::InForce)
             }
             (GrantAct::Reinstate, _) => return Err(self.wrong("suspended")),
+            (GrantAct::Rectify { .. }, GrantStatus::Terminated { .. }) => {
+                return Err(self.wrong("in_force or suspended"));
+            }
+            (GrantAct::Rectify { by: day }, status) => {
+                let ahead_ms = midnight(day.0).0.saturating_sub(now.0);
+                let order = Rectification { by: day, reason: reason.clone(), ordered_at: now };
+                if order.is_overdue(now) || ahead_ms > RECTIFY_DAYS_MAX * 24 * 3_600_000 {
+                    let problem = format!("{day} is over already, or more than {RECTIFY_DAYS_MAX} days ahead");
+                    return Err(Refusal::Spec { what: "the last day of a rectification", problem });
+                }
+                // A new day takes the place of an old one; what was not suspended is, with the order.
+                let (cause, by, since) = match status {
+                    GrantStatus::Suspended { reason, by, since, .. } => (reason.clone(), *by, *since),
+                    _ => (reason.clone(), by, now),
+                };
+                let status = GrantStatus::Suspended { reason: cause, by, since, rectify: Some(order) };
+                (Act::GrantRectificationOrdered, status)
+            }
             (GrantAct::Terminate, GrantStatus::Terminated { .. }) => return Err(self.wrong("in_force or suspended")),
             (GrantAct::Terminate, _) => {
                 (Act::GrantTerminated, GrantStatus::Terminated { reason: reason.clone(), since: now })
@@ -203,18 +245,48 @@ mod tests {
         assert_eq!((fact.act, suspended.status.word()), (Act::GrantSuspended, "suspended"));
         assert_eq!(suspended.suspend(provider, "again", Timestamp(2 * HOUR_MS)), Ok(None));
         let old = signed(&suspended, GrantAct::Reinstate, 1, HOUR_MS - DRAFTER_AHEAD_MS_MAX - 1);
-        assert!(matches!(suspended.act(old, Timestamp(2 * HOUR_MS)), Err(Refusal::ActTooOld { .. })));
+        assert!(matches!(suspended.act(provider, old, Timestamp(2 * HOUR_MS)), Err(Refusal::ActTooOld { .. })));
         let (back, _) =
-            suspended.act(signed(&suspended, GrantAct::Reinstate, 1, HOUR_MS), Timestamp(2 * HOUR_MS)).unwrap();
+            suspended.act(provider, signed(&suspended, GrantAct::Reinstate, 1, HOUR_MS), Timestamp(2 * HOUR_MS)).unwrap();
         assert_eq!(back.status, GrantStatus::InForce);
         let stale = SignedAct { predecessor: Some(grant().digest), ..signed(&back, GrantAct::Terminate, 2, HOUR_MS) };
-        assert!(matches!(back.act(stale, Timestamp(3 * HOUR_MS)), Err(Refusal::Predecessor { .. })));
-        let (ended, _) = back.act(signed(&back, GrantAct::Terminate, 2, HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
+        assert!(matches!(back.act(provider, stale, Timestamp(3 * HOUR_MS)), Err(Refusal::Predecessor { .. })));
+        let (ended, _) = back.act(provider, signed(&back, GrantAct::Terminate, 2, HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
         for act in [GrantAct::Reinstate, GrantAct::Terminate] {
-            assert!(ended.act(signed(&ended, act, 3, 4 * HOUR_MS), Timestamp(4 * HOUR_MS)).is_err());
+            assert!(ended.act(provider, signed(&ended, act, 3, 4 * HOUR_MS), Timestamp(4 * HOUR_MS)).is_err());
         }
         assert!(ended.suspend(provider, "r", Timestamp(4 * HOUR_MS)).is_err());
         assert!(grant().suspend(provider, " ", Timestamp(1)).is_err(), "a suspension has a reason");
+    }
+
+    #[test]
+    fn a_rectification_has_a_day_and_ends_with_reinstatement_or_termination() {
+        let provider = grant().provider;
+        let order = |grant: &Grant, day: &str, n| signed(grant, GrantAct::Rectify { by: day.parse().unwrap() }, n, HOUR_MS);
+        let now = Timestamp(HOUR_MS);
+        // What is in force is suspended with the order.
+        let (ordered, fact) = grant().act(provider, order(&grant(), "1970-01-09", 1), now).unwrap();
+        assert_eq!((fact.act, ordered.status.word()), (Act::GrantRectificationOrdered, "suspended"));
+        // What was suspended keeps its cause; a new day takes the place of the old.
+        let (suspended, _) = grant().suspend(provider, "违规使用", now).unwrap().unwrap();
+        let (ordered, _) = suspended.act(provider, order(&suspended, "1970-01-09", 2), now).unwrap();
+        let (again, _) = ordered.act(provider, order(&ordered, "1970-02-01", 3), now).unwrap();
+        let GrantStatus::Suspended { reason, rectify: Some(rectify), .. } = &again.status else {
+            panic!("{:?}", again.status)
+        };
+        assert_eq!((reason.as_str(), rectify.by.to_string().as_str()), ("违规使用", "1970-02-01"));
+        // Its last day counts, in China.
+        assert!(!rectify.is_overdue(Timestamp(31 * 24 * HOUR_MS + 16 * HOUR_MS - 1)));
+        assert!(rectify.is_overdue(Timestamp(31 * 24 * HOUR_MS + 16 * HOUR_MS)));
+        for day in ["1969-12-31", "1972-01-01"] {
+            assert!(suspended.act(provider, order(&suspended, day, 4), now).is_err(), "{day}");
+        }
+        for (act, word) in [(GrantAct::Reinstate, "in_force"), (GrantAct::Terminate, "terminated")] {
+            let (next, _) = again.act(provider, signed(&again, act, 5, 2 * HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
+            assert_eq!(next.status.word(), word);
+            let late = order(&next, "1970-02-01", 6);
+            assert_eq!(next.act(provider, late, now).is_ok(), word == "in_force", "nothing follows an end");
+        }
     }
 
     #[test]
@@ -235,8 +307,8 @@ mod tests {
                 let now = Timestamp(i as i64);
                 match step {
                     0 | 1 => if let Ok(Some((next, _))) = grant.suspend(grant.provider, "r", now) { grant = next },
-                    2 => if let Ok((next, _)) = grant.act(signed(&grant, GrantAct::Reinstate, i as u8, now.0), now) { grant = next },
-                    _ => if i % 7 == 3 && let Ok((next, _)) = grant.act(signed(&grant, GrantAct::Terminate, i as u8, now.0), now) { grant = next },
+                    2 => if let Ok((next, _)) = grant.act(grant.provider, signed(&grant, GrantAct::Reinstate, i as u8, now.0), now) { grant = next },
+                    _ => if i % 7 == 3 && let Ok((next, _)) = grant.act(grant.provider, signed(&grant, GrantAct::Terminate, i as u8, now.0), now) { grant = next },
                 }
                 if matches!(before.status, GrantStatus::Terminated { .. }) {
                     prop_assert_eq!(&before, &grant);

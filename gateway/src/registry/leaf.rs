@@ -28,7 +28,7 @@ pub(super) fn of(fact: &Fact, by: &Actor, now: Timestamp, entropy: &dyn Entropy)
         leaf.document_digest = fact.document;
         leaf.agent = match by {
             Actor::Agent(agent) => Some(agent.clone()),
-            Actor::Operator => None,
+            Actor::Operator | Actor::Rule => None,
         };
     });
     if let Some(object) = &fact.object {

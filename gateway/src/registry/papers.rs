@@ -238,11 +238,11 @@ impl Registry {
             predecessor: signed.predecessor(),
             issued_at: Timestamp(signed.opened.document.issued_at),
         };
-        let (grant, fact) = current.thing.act(act, signed.now)?;
+        let (grant, fact) = current.thing.act(signed.agency.code, act, signed.now)?;
         let update = grant_update(grant.clone())?;
         let mut tx = Tx::default();
         tx.put(&grant, current.expect, signed.now)?;
-        if body.act == GrantAct::Terminate {
+        if matches!(body.act, GrantAct::Terminate | GrantAct::Rectify { .. }) {
             // It narrows: the gate acts first, whatever becomes of the commit.
             self.gate.publish(vec![update.clone()]);
         }

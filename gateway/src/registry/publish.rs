@@ -1,7 +1,7 @@
 //! The gate behind the registry's port: how things of the registry look from there.
 
 use super::agent::AgentStatus;
-use super::grant::GrantStatus;
+use super::grant::{GrantStatus, Rectification};
 use super::port::{Publish, Update};
 use super::stop::Selector;
 use crate::gate::{self, AgencyView, AgentView, EntryView, Gate, GrantView, StopView};
@@ -43,7 +43,9 @@ fn view(update: Update) -> gate::Update {
             scope: Arc::clone(&scope),
             status: match grant.status {
                 GrantStatus::InForce => gate::GrantStatus::InForce,
-                GrantStatus::Suspended { reason, since, .. } => gate::GrantStatus::Suspended { reason, since },
+                GrantStatus::Suspended { reason, since, rectify, .. } => {
+                    gate::GrantStatus::Suspended { reason: told(reason, rectify.as_ref()), since }
+                }
                 GrantStatus::Terminated { reason, since } => gate::GrantStatus::Terminated { reason, since },
             },
             digest: grant.answer,
@@ -52,6 +54,14 @@ fn view(update: Update) -> gate::Update {
             gate::Update::Stop(StopView { selector: selector(&stop.selector), reason: stop.reason, since: stop.since })
         }
         Update::Resume(stopped) => gate::Update::Resume(selector(&stopped)),
+    }
+}
+
+/// A suspension's reason with what has to be put right by when, for whoever meets it.
+fn told(reason: String, rectify: Option<&Rectification>) -> String {
+    match rectify {
+        Some(order) => format!("{reason}; rectify by 限期整改 {}: {}", order.by, order.reason),
+        None => reason,
     }
 }
 

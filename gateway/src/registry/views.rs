@@ -86,6 +86,15 @@ pub(super) fn grant(grant: &Grant, scope: &Scope, now: Timestamp) -> Value {
             (Some(reason.clone()), Some(since.to_rfc3339()))
         }
     };
+    let rectify = match &grant.status {
+        GrantStatus::Suspended { rectify: Some(order), .. } => json!({
+            "by": order.by,
+            "reason": order.reason,
+            "ordered_at": order.ordered_at.to_rfc3339(),
+            "overdue": order.is_overdue(now),
+        }),
+        _ => Value::Null,
+    };
     let status = match &grant.status {
         GrantStatus::InForce if now < scope.starts_at() => "not_yet",
         GrantStatus::InForce if now >= scope.ends_at() => "expired",
@@ -104,6 +113,7 @@ pub(super) fn grant(grant: &Grant, scope: &Scope, now: Timestamp) -> Value {
         "made_at": grant.made_at.to_rfc3339(),
         "reason": reason,
         "since": since,
+        "rectify": rectify,
     })
 }
 

@@ -242,7 +242,8 @@ pub fn day_of(now: Timestamp) -> i64 {
     now.0.saturating_add(CST_AHEAD_MS).div_euclid(DAY_MS)
 }
 
-fn midnight(day: NaiveDate) -> Timestamp {
+/// The first instant of a day in China Standard Time.
+pub fn midnight(day: NaiveDate) -> Timestamp {
     Timestamp(day.and_time(NaiveTime::MIN).and_utc().timestamp_millis() - CST_AHEAD_MS)
 }
 

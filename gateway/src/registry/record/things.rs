@@ -3,9 +3,10 @@
 use super::{Stored, parse};
 use crate::registry::application::{Application, ApplicationStatus};
 use crate::registry::entry::{Entry, EntryVersion, Latest, Published};
-use crate::registry::grant::{Grant, GrantStatus};
+use crate::registry::grant::{Grant, GrantStatus, Rectification};
 use crate::state::Kind;
 use lingqu_protocol::digest::Digest;
+use lingqu_protocol::documents::Day;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{ApplicationId, DocumentId, EntryId, GrantId};
 use serde::{Deserialize, Serialize};
@@ -202,8 +203,22 @@ pub struct GrantRow {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum GrantStatusRow {
     InForce,
-    Suspended { reason: String, by: String, since: i64 },
+    Suspended {
+        reason: String,
+        by: String,
+        since: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rectify: Option<RectificationRow>,
+    },
     Terminated { reason: String, since: i64 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RectificationRow {
+    by: Day,
+    reason: String,
+    ordered_at: i64,
 }
 
 impl Stored for Grant {
@@ -233,9 +248,16 @@ impl Stored for Grant {
             made_at: self.made_at.0,
             status: match &self.status {
                 GrantStatus::InForce => GrantStatusRow::InForce,
-                GrantStatus::Suspended { reason, by, since } => {
-                    GrantStatusRow::Suspended { reason: reason.clone(), by: by.to_string(), since: since.0 }
-                }
+                GrantStatus::Suspended { reason, by, since, rectify } => GrantStatusRow::Suspended {
+                    reason: reason.clone(),
+                    by: by.to_string(),
+                    since: since.0,
+                    rectify: rectify.as_ref().map(|r| RectificationRow {
+                        by: r.by,
+                        reason: r.reason.clone(),
+                        ordered_at: r.ordered_at.0,
+                    }),
+                },
                 GrantStatus::Terminated { reason, since } => {
                     GrantStatusRow::Terminated { reason: reason.clone(), since: since.0 }
                 }
@@ -257,9 +279,16 @@ impl Stored for Grant {
             made_at: Timestamp(row.made_at),
             status: match row.status {
                 GrantStatusRow::InForce => GrantStatus::InForce,
-                GrantStatusRow::Suspended { reason, by, since } => {
-                    GrantStatus::Suspended { reason, by: parse("by", &by)?, since: Timestamp(since) }
-                }
+                GrantStatusRow::Suspended { reason, by, since, rectify } => GrantStatus::Suspended {
+                    reason,
+                    by: parse("by", &by)?,
+                    since: Timestamp(since),
+                    rectify: rectify.map(|r| Rectification {
+                        by: r.by,
+                        reason: r.reason,
+                        ordered_at: Timestamp(r.ordered_at),
+                    }),
+                },
                 GrantStatusRow::Terminated { reason, since } => {
                     GrantStatus::Terminated { reason, since: Timestamp(since) }
                 }
