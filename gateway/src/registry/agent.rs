@@ -2,6 +2,7 @@
 
 use super::error::Refusal;
 use super::fact::{Act, Fact};
+use super::stop::ByRule;
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::host::Timestamp;
@@ -46,6 +47,8 @@ pub enum AgentStatus {
         reason: String,
         /// Since when.
         at: Timestamp,
+        /// The finding behind it, where a rule blocked it.
+        by_rule: Option<ByRule>,
     },
 }
 
@@ -85,13 +88,15 @@ impl Agent {
         Ok((self.with(issued)?, fact))
     }
 
-    /// Blocks it. `None` where it is blocked already: the first reason stands.
-    pub fn block(&self, reason: &str, now: Timestamp) -> Option<(Self, Fact)> {
-        if matches!(self.status, AgentStatus::Blocked { .. }) {
-            return None;
-        }
+    /// Blocks it. `None` where it is blocked already: the first reason stands. A person's word takes over a rule's.
+    pub fn block(&self, reason: &str, by_rule: Option<ByRule>, now: Timestamp) -> Option<(Self, Fact)> {
+        let at = match &self.status {
+            AgentStatus::Active => now,
+            AgentStatus::Blocked { at, by_rule: Some(_), .. } if by_rule.is_none() => *at,
+            AgentStatus::Blocked { .. } => return None,
+        };
         let fact = Fact::new(Act::Stopped, format!("agent:{}", self.id), Some(self.id.agency)).because(reason);
-        let status = AgentStatus::Blocked { reason: reason.to_owned(), at: now };
+        let status = AgentStatus::Blocked { reason: reason.to_owned(), at, by_rule };
         Some((Self { status, ..self.clone() }, fact))
     }
 
@@ -138,11 +143,11 @@ mod tests {
     fn a_blocked_agent_gets_no_certificate_until_it_is_let_in_again() {
         let agent = Agent::join(None, &id(), issued(1)).unwrap();
         assert!(agent.unblock("r").is_err());
-        let (blocked, fact) = agent.block("lost laptop", Timestamp(5)).unwrap();
+        let (blocked, fact) = agent.block("lost laptop", None, Timestamp(5)).unwrap();
         assert_eq!((fact.act, fact.reason.as_deref()), (Act::Stopped, Some("lost laptop")));
         assert!(matches!(blocked.renew(issued(2)), Err(Refusal::Stopped { .. })));
         assert!(matches!(Agent::join(Some(&blocked), &id(), issued(2)), Err(Refusal::Stopped { .. })));
-        assert!(blocked.block("again", Timestamp(6)).is_none());
+        assert!(blocked.block("again", None, Timestamp(6)).is_none());
         let (active, _) = blocked.unblock("found").unwrap();
         assert_eq!(active.renew(issued(2)).unwrap().0.certificates.len(), 2);
     }
@@ -154,7 +159,7 @@ mod tests {
             for (i, step) in steps.into_iter().enumerate() {
                 let blocked = matches!(agent.status, AgentStatus::Blocked { .. });
                 match step {
-                    0 => if let Some((next, _)) = agent.block("r", Timestamp(1)) { agent = next },
+                    0 => if let Some((next, _)) = agent.block("r", None, Timestamp(1)) { agent = next },
                     1 => if let Ok((next, _)) = agent.unblock("r") { agent = next },
                     _ => match agent.renew(issued(i as u8)) {
                         Ok((next, _)) => {

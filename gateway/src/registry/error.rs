@@ -154,6 +154,9 @@ pub enum Refusal {
     /// Not something that is stopped.
     #[error("{0} is not stopped")]
     NotStopped(String),
+    /// Something that was confirmed and that only an officer lifts.
+    #[error("{0} was confirmed: an office head of the provider or of the authority lifts it")]
+    NeedsSignature(String),
     /// A kind of record that nobody reads here.
     #[error("there are no records of kind {0:?}")]
     UnknownKind(String),
@@ -418,6 +421,13 @@ impl Refusal {
             Self::NotStopped(_) => {
                 reading(Denied, "not_stopped", "未被阻断", "list what is stopped with `check`", "用 check 查看")
             }
+            Self::NeedsSignature(_) => reading(
+                Denied,
+                "needs_signature",
+                "已确认，须由提供部门或主管部门的共享工作机构负责人签署解除",
+                "lingqu findings lift ID --reason WHY --key ODIR, at the provider or the authority",
+                "由提供部门或主管部门执行 lingqu findings lift 并签署",
+            ),
             Self::UnknownKind(_) => reading(
                 Protocol,
                 "unknown_kind",

@@ -20,7 +20,7 @@ use lingqu_certs::document::Opened;
 use lingqu_certs::invitation::Invitation as InvitationLine;
 use lingqu_certs::root::open_as_root;
 use lingqu_protocol::agency::{AgentId, CreditCode};
-use lingqu_protocol::documents::{AgencyBody, Body, OfficerBody};
+use lingqu_protocol::documents::{AgencyBody, Body, FindingAct, OfficerBody};
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
 use serde_json::{Value, json};
@@ -148,46 +148,11 @@ impl Registry {
     /// A bad reason, or an agent that is not there; ours, as [`RegistryError::Unrecorded`].
     pub async fn stop(&self, selector: &Selector, reason: &str) -> Result<Value, RegistryError> {
         let reason = text::reason(reason)?;
-        let stop = Stop { selector: selector.clone(), reason: reason.clone(), since: self.clock.wall() };
-        match selector {
-            Selector::Agent(id) => {
-                let unknown = || Refusal::not_found("agent", &id.to_string());
-                let agent: Found<Agent> = self.find(&id.to_string()).await?.ok_or_else(unknown)?;
-                if let Some((blocked, _)) = agent.thing.block(&reason, stop.since) {
-                    self.gate.publish(vec![Update::Agent(blocked)]);
-                }
-            }
-            // Whether it exists is not asked: what is stopped before it exists stays stopped.
-            _ => self.gate.publish(vec![Update::Stop(stop.clone())]),
-        }
+        let stop = Stop { selector: selector.clone(), reason, since: self.clock.wall(), by_rule: None };
+        self.cut_first(&stop).await?;
         let done = retried!(self, {
-            let now = self.clock.wall();
             let mut tx = Tx::default();
-            let fact = if let Selector::Agent(id) = selector {
-                let unknown = || Refusal::not_found("agent", &id.to_string());
-                let agent: Found<Agent> = self.find(&id.to_string()).await?.ok_or_else(unknown)?;
-                agent.thing.block(&reason, now).map(|(next, fact)| (Written::Agent(next), agent.expect, fact))
-            } else {
-                let current: Option<Found<Stop>> = self.find(&selector.to_string()).await?;
-                if let Some(standing) = &current {
-                    // Its reason is the one that was recorded.
-                    self.gate.publish(vec![Update::Stop(standing.thing.clone())]);
-                }
-                let made = Stop::make(current.as_ref().map(|c| &c.thing), selector, &reason, now)?;
-                made.map(|(next, fact)| (Written::Stop(next), Expect::Absent, fact))
-            };
-            if let Some((written, expected, fact)) = fact {
-                match written {
-                    Written::Agent(agent) => {
-                        tx.put(&agent, expected, now)?;
-                        tx.publish(Update::Agent(agent));
-                    }
-                    Written::Stop(stop) => {
-                        tx.put(&stop, expected, now)?;
-                        tx.publish(Update::Stop(stop));
-                    }
-                }
-                self.record(&mut tx, &fact, &Actor::Operator, now)?;
+            if self.cut_into(&mut tx, &stop, &Actor::Operator).await? {
                 self.commit(tx).await?;
             }
             Ok(json!({ "id": selector.to_string(), "status": "stopped" }))
@@ -195,12 +160,16 @@ impl Registry {
         self.cut_recorded(done, stop)
     }
 
-    /// Lifts a stop.
+    /// Lifts a stop. One that a rule made is lifted with its finding.
     ///
     /// # Errors
-    /// Nothing stopped, a bad reason; ours.
+    /// Nothing stopped, a finding that was confirmed, a bad reason; ours.
     pub async fn resume(&self, selector: &Selector, reason: &str) -> Result<Value, RegistryError> {
         let reason = text::reason(reason)?;
+        if let Some(by) = self.rule_behind(selector).await? {
+            let finding = self.say_of_finding(&by.finding.to_string(), FindingAct::Lift, &reason).await?;
+            return Ok(json!({ "id": selector.to_string(), "status": "resumed", "finding": finding["id"] }));
+        }
         retried!(self, {
             let now = self.clock.wall();
             let mut tx = Tx::default();
@@ -266,8 +235,9 @@ impl Registry {
     pub async fn stops(&self) -> Result<Vec<Value>, RegistryError> {
         let page = self.state.list(Kind::Stop, Filter::default(), None, LIST_MAX).await?;
         let view = |stop: Stop| {
-            json!({ "id": stop.selector.to_string(), "reason": stop.reason,
-            "since": stop.since.to_rfc3339() })
+            json!({ "id": stop.selector.to_string(), "reason": stop.reason, "since": stop.since.to_rfc3339(),
+                "finding": stop.by_rule.map(|by| by.finding),
+                "confirm_by": stop.by_rule.and_then(|by| by.confirm_by).map(|by| by.to_rfc3339()) })
         };
         let mut stops =
             page.iter().map(|record| Ok(view(record::thing(record)?))).collect::<Result<Vec<_>, RegistryError>>()?;
@@ -373,9 +343,4 @@ impl Registry {
 enum Statements<B> {
     New(Opened<B>),
     Seen(Value),
-}
-
-enum Written {
-    Agent(Agent),
-    Stop(Stop),
 }

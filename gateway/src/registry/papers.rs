@@ -16,7 +16,8 @@ use lingqu_certs::document::{self, DocumentError, Opened};
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, Body, EntryBody, GrantAct, GrantActBody, OfficerBody, ReviewBody,
+    Answer, AnswerBody, ApplicationBody, Body, EntryBody, FindingActBody, GrantAct, GrantActBody, OfficerBody,
+    OrderWithdrawalBody, ReviewBody, StandingOrderBody,
 };
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
@@ -33,24 +34,24 @@ pub struct Taken {
 }
 
 /// A document that was opened, and by whom it was carried.
-struct Signed<B> {
-    peer: AgentId,
-    agency: Agency,
-    opened: Opened<B>,
+pub(super) struct Signed<B> {
+    pub(super) peer: AgentId,
+    pub(super) agency: Agency,
+    pub(super) opened: Opened<B>,
     envelope: Envelope,
-    now: Timestamp,
+    pub(super) now: Timestamp,
 }
 
 impl<B> Signed<B> {
-    fn body(&self) -> &B {
+    pub(super) fn body(&self) -> &B {
         &self.opened.document.body
     }
 
-    fn digest(&self) -> Digest {
+    pub(super) fn digest(&self) -> Digest {
         self.opened.digest
     }
 
-    fn predecessor(&self) -> Option<Digest> {
+    pub(super) fn predecessor(&self) -> Option<Digest> {
         self.opened.document.predecessor
     }
 }
@@ -69,6 +70,9 @@ impl Registry {
                 ApplicationBody::TYPE => self.apply(self.open(peer, &envelope).await?).await,
                 AnswerBody::TYPE => self.answer(self.open(peer, &envelope).await?).await,
                 GrantActBody::TYPE => self.act(self.open(peer, &envelope).await?).await,
+                StandingOrderBody::TYPE => self.issue_order(self.open(peer, &envelope).await?).await,
+                OrderWithdrawalBody::TYPE => self.withdraw_order(self.open(peer, &envelope).await?).await,
+                FindingActBody::TYPE => self.say_signed(self.open(peer, &envelope).await?).await,
                 other => Err(Refusal::DocumentType(other.chars().take(80).collect()).into()),
             }
         })
@@ -343,12 +347,11 @@ impl Registry {
         Ok(Some(officer))
     }
 
-    /// Commits what a document did, with the document itself and the answer that it gets.
-    async fn finish<B: Body>(
+    /// Commits what a document did, whose leaf is in the change already, with the document itself and its answer.
+    pub(super) async fn keep<B: Body>(
         &self,
         mut tx: Tx,
         signed: &Signed<B>,
-        fact: &Fact,
         answer: Value,
     ) -> Result<Taken, RegistryError> {
         let paper = Paper {
@@ -360,14 +363,25 @@ impl Registry {
             answer: answer.clone(),
         };
         tx.put(&paper, Expect::Absent, signed.now)?;
-        self.record(&mut tx, fact, &Actor::Agent(signed.peer.clone()), signed.now)?;
         self.commit(tx).await?;
         Ok(Taken { document: paper.id, json: answer })
+    }
+
+    /// Commits what a document did, with the document itself and the answer that it gets.
+    pub(super) async fn finish<B: Body>(
+        &self,
+        mut tx: Tx,
+        signed: &Signed<B>,
+        fact: &Fact,
+        answer: Value,
+    ) -> Result<Taken, RegistryError> {
+        self.record(&mut tx, fact, &Actor::Agent(signed.peer.clone()), signed.now)?;
+        self.keep(tx, signed, answer).await
     }
 }
 
 /// A document for the first time, or the answer that it got then.
-enum OpenedOrSeen<B> {
+pub(super) enum OpenedOrSeen<B> {
     Opened(Box<Signed<B>>),
     Seen(Taken),
 }
@@ -377,7 +391,7 @@ pub(super) fn visible(entry: &Entry, agency: &Agency) -> bool {
     entry.published.is_some() || entry.provider == agency.code || agency.authority
 }
 
-fn speaks_for(named: &str, own: &Agency) -> Result<CreditCode, Refusal> {
+pub(super) fn speaks_for(named: &str, own: &Agency) -> Result<CreditCode, Refusal> {
     if named == own.code.as_str() {
         return Ok(own.code);
     }

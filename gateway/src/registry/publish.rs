@@ -3,7 +3,7 @@
 use super::agent::AgentStatus;
 use super::grant::{GrantStatus, Rectification};
 use super::port::{Publish, Update};
-use super::stop::Selector;
+use super::stop::{ByRule, Selector};
 use crate::gate::{self, AgencyView, AgentView, EntryView, Gate, GrantView, StopView};
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ fn view(update: Update) -> gate::Update {
             id: agent.id,
             blocked: match agent.status {
                 AgentStatus::Active => None,
-                AgentStatus::Blocked { reason, .. } => Some(reason),
+                AgentStatus::Blocked { reason, by_rule, .. } => Some(ByRule::told(by_rule.as_ref(), &reason)),
             },
         }),
         Update::Entry(entry) => gate::Update::Entry(EntryView {
@@ -50,9 +50,11 @@ fn view(update: Update) -> gate::Update {
             },
             digest: grant.answer,
         }),
-        Update::Stop(stop) => {
-            gate::Update::Stop(StopView { selector: selector(&stop.selector), reason: stop.reason, since: stop.since })
-        }
+        Update::Stop(stop) => gate::Update::Stop(StopView {
+            selector: selector(&stop.selector),
+            reason: ByRule::told(stop.by_rule.as_ref(), &stop.reason),
+            since: stop.since,
+        }),
         Update::Resume(stopped) => gate::Update::Resume(selector(&stopped)),
     }
 }

@@ -6,10 +6,13 @@ use super::agent::Agent;
 use super::application::{Application, ApplicationStatus};
 use super::entry::{Entry, Latest};
 use super::error::{Refusal, RegistryError};
-use super::grant::Grant;
+use super::finding::{Finding, FindingStatus};
+use super::grant::{Grant, GrantStatus};
+use super::order::StandingOrder;
 use super::papers::visible;
 use super::record::{self, Stored};
 use super::service::{Cursor, Found, Registry, stored_spec};
+use super::stop::{Selector, Stop};
 use super::{terms, views};
 use crate::state::{Filter, LIST_MAX};
 use lingqu_protocol::agency::AgentId;
@@ -56,7 +59,7 @@ impl Filling {
 }
 
 impl Registry {
-    /// Records of `kind` (`catalogue`, `application`, `grant`, `inbox`, `status`) that exist for `peer`: one where an id
+    /// Records of `kind` (`catalogue`, `application`, `grant`, `finding`, `standing-order`, `inbox`, `status`) that exist for `peer`: one where an id
     /// is given, else a page of those after `after`.
     ///
     /// # Errors
@@ -71,7 +74,13 @@ impl Registry {
             ("application", id) => self.one_application(&agency, id).await,
             ("grant", "") => self.both_sides::<Grant>(&agency, after, |g| grant_view(g, now)).await,
             ("grant", id) => self.one_grant(&agency, id, now).await,
-            ("inbox", _) => self.inbox(&agency, after).await,
+            ("finding", "") => self.both_sides::<Finding>(&agency, after, |f| Ok(views::finding(f))).await,
+            ("finding", id) => self.one_finding(&agency, id).await,
+            ("standing-order", "") => {
+                self.both_sides::<StandingOrder>(&agency, after, |o| Ok(views::order(o, now))).await
+            }
+            ("standing-order", id) => self.one_order(&agency, id, now).await,
+            ("inbox", _) => self.inbox(&agency, after, now).await,
             ("status", _) => self.status(peer, &agency, now).await,
             (other, _) => Err(Refusal::UnknownKind(other.chars().take(80).collect()).into()),
         }
@@ -124,18 +133,57 @@ impl Registry {
         let mut json = grant_view(&grant, now)?;
         if let Some(fields) = json.as_object_mut() {
             fields.insert("scope".into(), views::scope(&terms::granted(&grant)?));
+            fields.insert("stopped".into(), self.stops_over(&grant).await?.into());
         }
         Ok(one(id.to_owned(), json))
     }
 
-    /// What waits for an act of this agency: applications to answer, entries to review, own entries that were returned.
-    async fn inbox(&self, agency: &Agency, after: &str) -> Result<Page, RegistryError> {
+    /// The stops that stand over a grant: its own, its entry's, its requester's, everything's.
+    async fn stops_over(&self, grant: &Grant) -> Result<Vec<Value>, RegistryError> {
+        let mut stops = Vec::new();
+        for selector in [
+            Selector::Grant(grant.id),
+            Selector::Entry(grant.entry),
+            Selector::Agency(grant.requester),
+            Selector::All,
+        ] {
+            if let Some(stop) = self.find::<Stop>(&selector.to_string()).await? {
+                stops.push(views::stop(&stop.thing));
+            }
+        }
+        Ok(stops)
+    }
+
+    /// One finding: of the agency that it is about, of the provider whose data it is, and of the authority.
+    async fn one_finding(&self, agency: &Agency, id: &str) -> Result<Page, RegistryError> {
+        let found: Option<Found<Finding>> = self.find(id).await?;
+        let finding = found.map(|f| f.thing).filter(|f| {
+            let of = &f.suspected;
+            agency.authority || of.agency == agency.code || of.provider == Some(agency.code)
+        });
+        let finding = finding.ok_or_else(|| Refusal::not_found("finding", id))?;
+        Ok(one(id.to_owned(), views::finding(&finding)))
+    }
+
+    /// One standing order: of the agency that gave it, and of the authority.
+    async fn one_order(&self, agency: &Agency, id: &str, now: Timestamp) -> Result<Page, RegistryError> {
+        let found: Option<Found<StandingOrder>> = self.find(id).await?;
+        let order = found.map(|f| f.thing).filter(|o| agency.authority || o.issuer == agency.code);
+        let order = order.ok_or_else(|| Refusal::not_found("standing order", id))?;
+        Ok(one(id.to_owned(), views::order(&order, now)))
+    }
+
+    /// What waits for an act of this agency: applications to answer, entries to review, own entries that were returned,
+    /// findings to look at, grants to put right.
+    async fn inbox(&self, agency: &Agency, after: &str, now: Timestamp) -> Result<Page, RegistryError> {
         let mut filling = Filling::default();
-        // Ids of applications come before those of entries, so one cursor goes through both.
-        if !after.starts_with("entry-") {
-            let to_answer = Filter { parent: Some(agency.code.to_string()), ..Filter::default() };
+        let own = Filter { agency: Some(agency.code.to_string()), ..Filter::default() };
+        let theirs = Filter { parent: Some(agency.code.to_string()), ..Filter::default() };
+        let all = |one: &Filter| if agency.authority { Filter::default() } else { one.clone() };
+        // Ids begin with what they name, in this order, so that one cursor goes through all of them.
+        if "application-" >= stage(after) {
             let mut pages = Cursor::after(after);
-            while let Some(page) = self.next_page::<Application>(&to_answer, &mut pages).await? {
+            while let Some(page) = self.next_page::<Application>(&theirs, &mut pages).await? {
                 for application in page.iter().filter(|a| a.status == ApplicationStatus::Submitted) {
                     if filling.is_full() {
                         return Ok(filling.cut());
@@ -144,21 +192,52 @@ impl Registry {
                 }
             }
         }
-        let own = Filter { agency: Some(agency.code.to_string()), ..Filter::default() };
-        let entries = if agency.authority { Filter::default() } else { own };
-        let mut pages = Cursor::after(if after.starts_with("entry-") { after } else { "" });
-        while let Some(page) = self.next_page::<Entry>(&entries, &mut pages).await? {
-            for entry in page {
-                let act = match entry.is {
-                    Latest::Submitted if agency.authority => "review",
-                    Latest::Returned { .. } if entry.provider == agency.code => "submit_again",
-                    _ => continue,
-                };
-                if filling.is_full() {
-                    return Ok(filling.cut());
+        if "entry-" >= stage(after) {
+            let mut pages = Cursor::after(from(after, "entry-"));
+            while let Some(page) = self.next_page::<Entry>(&all(&own), &mut pages).await? {
+                for entry in page {
+                    let act = match entry.is {
+                        Latest::Submitted if agency.authority => "review",
+                        Latest::Returned { .. } if entry.provider == agency.code => "submit_again",
+                        _ => continue,
+                    };
+                    if filling.is_full() {
+                        return Ok(filling.cut());
+                    }
+                    let spec = stored_spec(entry.id, &self.toml_for(&entry, agency).await?)?;
+                    filling.push(entry.id.to_string(), views::waiting(act, views::entry(&entry, &spec, true)));
                 }
-                let spec = stored_spec(entry.id, &self.toml_for(&entry, agency).await?)?;
-                filling.push(entry.id.to_string(), views::waiting(act, views::entry(&entry, &spec, true)));
+            }
+        }
+        if "finding-" >= stage(after) {
+            let mut pages = Cursor::after(from(after, "finding-"));
+            while let Some(page) = self.next_page::<Finding>(&all(&theirs), &mut pages).await? {
+                for finding in page.iter().filter(|f| f.status == FindingStatus::Open) {
+                    if filling.is_full() {
+                        return Ok(filling.cut());
+                    }
+                    filling.push(finding.id.to_string(), views::waiting("confirm_or_lift", views::finding(finding)));
+                }
+            }
+        }
+        // Who holds a grant puts it right in time; who gave it, or the authority, says what follows when it was not.
+        let mut grants = vec![own.clone(), theirs.clone()];
+        if agency.authority {
+            grants = vec![Filter::default()];
+        }
+        for filter in grants {
+            let mut pages = Cursor::after(from(after, "grant-"));
+            while let Some(page) = self.next_page::<Grant>(&filter, &mut pages).await? {
+                for grant in page {
+                    let act = match rectification_act(&grant, agency, now) {
+                        Some(act) => act,
+                        None => continue,
+                    };
+                    if filling.is_full() {
+                        return Ok(filling.cut());
+                    }
+                    filling.push(grant.id.to_string(), views::waiting(act, grant_view(&grant, now)?));
+                }
             }
         }
         Ok(filling.page)
@@ -221,6 +300,27 @@ impl Registry {
             filling.push(id, view(&record::thing(&record)?)?);
         }
         Ok(filling.page)
+    }
+}
+
+/// The prefix of the ids that a cursor stands in.
+fn stage(after: &str) -> &str {
+    after.find('-').and_then(|end| after.get(..=end)).unwrap_or_default()
+}
+
+/// Where a walk over the ids with this prefix begins, for a cursor that may stand before them.
+fn from<'a>(after: &'a str, prefix: &str) -> &'a str {
+    if after.starts_with(prefix) { after } else { "" }
+}
+
+/// What a rectification waits for, from whom.
+fn rectification_act(grant: &Grant, agency: &Agency, now: Timestamp) -> Option<&'static str> {
+    let GrantStatus::Suspended { rectify: Some(order), .. } = &grant.status else { return None };
+    let decides = grant.provider == agency.code || agency.authority;
+    match (grant.requester == agency.code, order.is_overdue(now)) {
+        (true, _) => Some("rectify"),
+        (false, true) if decides => Some("reinstate_or_terminate"),
+        _ => None,
     }
 }
 

@@ -7,6 +7,7 @@ use super::agent::{Agent, AgentStatus};
 use super::entry::Entry;
 use super::error::{Refusal, RegistryError};
 use super::fact::{Actor, Fact};
+use super::finding::Finding;
 use super::grant::Grant;
 use super::invitation::Invitation;
 use super::leaf;
@@ -29,7 +30,7 @@ use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{DocumentId, EntryId, GatewayId};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// How often a change that met another is tried anew: with one writer a process, more means that something is wrong.
 pub(super) const CONFLICTS_MAX: usize = 8;
@@ -82,6 +83,8 @@ pub struct Registry {
     invitations: Arc<OpenInvitations>,
     renewals: Arc<OpenRenewals>,
     pub(super) cuts: Arc<dyn Cuts>,
+    /// Findings that ended and that the watch has not asked for yet.
+    pub(super) ended: Mutex<Vec<Finding>>,
     /// Held from reading what stands until it is published.
     pub(super) writer: tokio::sync::Mutex<()>,
 }
@@ -124,6 +127,7 @@ impl Registry {
             invitations: Arc::default(),
             renewals: Arc::default(),
             cuts: Arc::new(Nobody),
+            ended: Mutex::default(),
             writer: tokio::sync::Mutex::new(()),
         }
     }

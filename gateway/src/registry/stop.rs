@@ -5,7 +5,7 @@ use super::fact::{Act, Fact};
 use super::text;
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::{EntryId, GrantId};
+use lingqu_protocol::ids::{EntryId, FindingId, GrantId};
 use std::fmt;
 use std::str::FromStr;
 
@@ -33,6 +33,30 @@ pub struct Stop {
     pub reason: String,
     /// Since when.
     pub since: Timestamp,
+    /// The finding behind it, where a rule made it.
+    pub by_rule: Option<ByRule>,
+}
+
+/// What stands behind a rule's stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByRule {
+    /// What was found.
+    pub finding: FindingId,
+    /// By when somebody has to say that it holds; nobody has to under a standing order, or once it was said.
+    pub confirm_by: Option<Timestamp>,
+}
+
+impl ByRule {
+    /// A reason for whoever meets the stop: with what to read, and what happens by when.
+    pub fn told(of: Option<&Self>, reason: &str) -> String {
+        match of {
+            None => reason.to_owned(),
+            Some(Self { finding, confirm_by: None }) => format!("{reason} [{finding}]"),
+            Some(Self { finding, confirm_by: Some(by) }) => {
+                format!("{reason} [{finding}; lifted at {by} unless confirmed 逾期未确认则自动解除]")
+            }
+        }
+    }
 }
 
 /// A text that selects nothing.
@@ -41,7 +65,8 @@ pub struct Stop {
 pub struct BadSelector;
 
 impl Stop {
-    /// Stops `selector`. `None` where it is stopped already: the first reason stands.
+    /// Stops `selector`. `None` where it is stopped already: the first reason stands. A person's stop takes over a rule's:
+    /// it no longer ends by itself.
     ///
     /// # Errors
     /// A reason that is not good.
@@ -49,14 +74,17 @@ impl Stop {
         current: Option<&Self>,
         selector: &Selector,
         reason: &str,
+        by_rule: Option<ByRule>,
         now: Timestamp,
     ) -> Result<Option<(Self, Fact)>, Refusal> {
         let reason = text::reason(reason)?;
-        if current.is_some() {
-            return Ok(None);
-        }
+        let since = match current {
+            None => now,
+            Some(standing) if standing.by_rule.is_some() && by_rule.is_none() => standing.since,
+            Some(_) => return Ok(None),
+        };
         let fact = Fact::new(Act::Stopped, selector, selector.agency()).because(&reason);
-        Ok(Some((Self { selector: selector.clone(), reason, since: now }, fact)))
+        Ok(Some((Self { selector: selector.clone(), reason, since, by_rule }, fact)))
     }
 }
 
@@ -114,9 +142,17 @@ mod tests {
     #[test]
     fn stopped_once_lifted_once() {
         let all = Selector::All;
-        let (stop, _) = Stop::make(None, &all, "事故", Timestamp(1)).unwrap().unwrap();
-        assert_eq!(Stop::make(Some(&stop), &all, "again", Timestamp(2)), Ok(None));
-        assert!(Stop::make(None, &all, "", Timestamp(2)).is_err());
+        let (stop, _) = Stop::make(None, &all, "事故", None, Timestamp(1)).unwrap().unwrap();
+        assert_eq!(Stop::make(Some(&stop), &all, "again", None, Timestamp(2)), Ok(None));
+        assert!(Stop::make(None, &all, "", None, Timestamp(2)).is_err());
+        // A rule does not touch a person's stop; a person takes over a rule's.
+        let rule = Some(ByRule { finding: FindingId::from_bits(1), confirm_by: Some(Timestamp(9)) });
+        assert_eq!(Stop::make(Some(&stop), &all, "rule", rule, Timestamp(2)), Ok(None));
+        let (cut, _) = Stop::make(None, &all, "rule", rule, Timestamp(2)).unwrap().unwrap();
+        assert_eq!(Stop::make(Some(&cut), &all, "rule", rule, Timestamp(3)), Ok(None));
+        let (over, _) = Stop::make(Some(&cut), &all, "person", None, Timestamp(3)).unwrap().unwrap();
+        assert_eq!((over.since, over.by_rule, over.reason.as_str()), (Timestamp(2), None, "person"));
+        assert!(ByRule::told(rule.as_ref(), "r").contains("finding-"));
         assert_eq!(lifted(&stop.selector, "排除").act, Act::Resumed);
     }
 

@@ -3,7 +3,10 @@
 use super::agency::Agency;
 use super::application::{Application, ApplicationStatus};
 use super::entry::{Entry, Latest};
+use super::finding::{Finding, FindingStatus, Said};
 use super::grant::{Grant, GrantStatus};
+use super::order::StandingOrder;
+use super::stop::Stop;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::scope::{PSEUDONYM_ALGORITHM, Scope, Transform};
@@ -146,4 +149,105 @@ pub(super) fn waiting(act: &str, mut of: Value) -> Value {
         fields.insert("act".into(), act.into());
     }
     of
+}
+
+/// A finding.
+pub(super) fn finding(finding: &Finding) -> Value {
+    let of = &finding.suspected;
+    let said = |said: &Said| {
+        json!({ "by": said.by, "reason": said.reason, "at": said.at.to_rfc3339(), "document": said.document })
+    };
+    let (said, ended_at) = match &finding.status {
+        FindingStatus::Open => (Value::Null, None),
+        FindingStatus::Confirmed(what) | FindingStatus::Lifted(what) => (said(what), Some(what.at)),
+        FindingStatus::Expired { at } => (Value::Null, Some(*at)),
+    };
+    let counts: serde_json::Map<String, Value> =
+        of.evidence.counts.iter().map(|(name, count)| (name.clone(), (*count).into())).collect();
+    let shown = of.evidence.shown.iter().map(|s| {
+        json!({ "at": s.at.to_rfc3339(), "what": s.what, "outcome": s.outcome, "address": s.address })
+    });
+    json!({
+        "id": finding.id,
+        "status": finding.status.word(),
+        "rule": of.rule,
+        "title": of.rule.title(),
+        "title_zh": of.rule.title_zh(),
+        "article": of.rule.article(),
+        "agency": of.agency.to_string(),
+        "agent": of.agent.as_ref().map(ToString::to_string),
+        "grant": of.grant,
+        "entry": of.entry,
+        "provider": of.provider.map(|p| p.to_string()),
+        "action": of.action,
+        "observe_only": of.observe_only,
+        "cut": finding.cut.as_ref().map(|cut| json!({
+            "what": cut.selector.to_string(),
+            "order": cut.order,
+            "confirm_by": cut.confirm_by.map(|by| by.to_rfc3339()),
+        })),
+        "text": of.evidence.text,
+        "text_zh": of.evidence.text_zh,
+        "counts": counts,
+        "shown": shown.collect::<Vec<_>>(),
+        "observations_dropped": of.evidence.dropped,
+        "count": finding.count,
+        "opened_at": finding.opened_at.to_rfc3339(),
+        "last_at": finding.last_at.to_rfc3339(),
+        "said": said,
+        "ended_at": ended_at.map(|at| at.to_rfc3339()),
+        "next": next_of(finding),
+    })
+}
+
+/// What can be done with a finding now, by whom, in both languages.
+fn next_of(finding: &Finding) -> Value {
+    let (en, zh) = match (&finding.status, &finding.cut) {
+        (FindingStatus::Open, Some(cut)) => match cut.confirm_by {
+            Some(by) => (
+                format!("confirm or lift it by {by}, or the cut is lifted by itself; the requester says what happened"),
+                format!("请于 {by} 前确认或解除，逾期阻断自动解除；需求部门请说明情况"),
+            ),
+            None => (
+                "it acts under a standing order: confirm it, or lift it where it is wrong".to_owned(),
+                "依常设授权阻断：请确认；有误的请解除".to_owned(),
+            ),
+        },
+        (FindingStatus::Open, None) => ("look at it, then confirm or lift it".to_owned(), "请核查后确认或解除".to_owned()),
+        (FindingStatus::Confirmed(_), Some(_)) => (
+            "suspend the grant and order rectification (lingqu grant rectify), then lift the finding with a signature".to_owned(),
+            "请依法暂停共享权限并责令限期整改（lingqu grant rectify），整改后签署解除".to_owned(),
+        ),
+        _ => (String::new(), String::new()),
+    };
+    json!({ "en": en, "zh": zh })
+}
+
+/// A standing order, as its status reads now.
+pub(super) fn order(order: &StandingOrder, now: Timestamp) -> Value {
+    json!({
+        "id": order.id,
+        "status": order.status(now),
+        "issuer": order.issuer.to_string(),
+        "reaches": if order.authority { "all" } else { "own" },
+        "rules": order.rules,
+        "strongest": order.strongest,
+        "until": order.until,
+        "reason": order.reason,
+        "digest": order.digest,
+        "issued_at": order.issued_at.to_rfc3339(),
+        "withdrawn_at": order.withdrawn.as_ref().map(|(at, _)| at.to_rfc3339()),
+        "withdrawn_why": order.withdrawn.as_ref().map(|(_, why)| why.clone()),
+    })
+}
+
+/// A stop that stands over a grant, for both of its sides.
+pub(super) fn stop(stop: &Stop) -> Value {
+    json!({
+        "what": stop.selector.to_string(),
+        "reason": stop.reason,
+        "since": stop.since.to_rfc3339(),
+        "finding": stop.by_rule.map(|by| by.finding),
+        "confirm_by": stop.by_rule.and_then(|by| by.confirm_by).map(|by| by.to_rfc3339()),
+    })
 }

@@ -69,13 +69,15 @@ pub enum Kind {
     Setting,
     /// What a receipt is made from.
     Receipt,
-    /// A use of data against the rules, or a suspicion of it.
+    /// 疑似问题线索.
     Finding,
+    /// An order under which rules may cut.
+    StandingOrder,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Agency,
         Self::Officer,
         Self::Agent,
@@ -91,6 +93,7 @@ impl Kind {
         Self::Setting,
         Self::Receipt,
         Self::Finding,
+        Self::StandingOrder,
     ];
 
     /// Its name on disk.
@@ -111,6 +114,7 @@ impl Kind {
             Self::Setting => "setting",
             Self::Receipt => "receipt",
             Self::Finding => "finding",
+            Self::StandingOrder => "standing_order",
         }
     }
 }

@@ -6,12 +6,12 @@ use crate::registry::agent::{Agent, AgentStatus, Issued};
 use crate::registry::invitation::{Invitation, InvitationStatus};
 use crate::registry::officer::Officer;
 use crate::registry::renewal::{Renewal, RenewalStatus};
-use crate::registry::stop::Stop;
+use crate::registry::stop::{ByRule, Stop};
 use crate::state::Kind;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::OfficerRole;
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::DocumentId;
+use lingqu_protocol::ids::{DocumentId, FindingId};
 use serde::{Deserialize, Serialize};
 
 /// 政务部门.
@@ -135,7 +135,32 @@ pub struct AgentRow {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 enum AgentStatusRow {
     Active,
-    Blocked { reason: String, at: i64 },
+    Blocked {
+        reason: String,
+        at: i64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by_rule: Option<ByRuleRow>,
+    },
+}
+
+/// The finding behind a rule's stop.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ByRuleRow {
+    finding: FindingId,
+    confirm_by: Option<i64>,
+}
+
+impl From<&ByRule> for ByRuleRow {
+    fn from(by: &ByRule) -> Self {
+        Self { finding: by.finding, confirm_by: by.confirm_by.map(|at| at.0) }
+    }
+}
+
+impl From<ByRuleRow> for ByRule {
+    fn from(row: ByRuleRow) -> Self {
+        Self { finding: row.finding, confirm_by: row.confirm_by.map(Timestamp) }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -164,7 +189,11 @@ impl Stored for Agent {
             joined_at: self.joined_at.0,
             status: match &self.status {
                 AgentStatus::Active => AgentStatusRow::Active,
-                AgentStatus::Blocked { reason, at } => AgentStatusRow::Blocked { reason: reason.clone(), at: at.0 },
+                AgentStatus::Blocked { reason, at, by_rule } => AgentStatusRow::Blocked {
+                    reason: reason.clone(),
+                    at: at.0,
+                    by_rule: by_rule.as_ref().map(Into::into),
+                },
             },
             certificates: self.certificates.iter().map(issued).collect(),
         }
@@ -181,7 +210,9 @@ impl Stored for Agent {
             joined_at: Timestamp(row.joined_at),
             status: match row.status {
                 AgentStatusRow::Active => AgentStatus::Active,
-                AgentStatusRow::Blocked { reason, at } => AgentStatus::Blocked { reason, at: Timestamp(at) },
+                AgentStatusRow::Blocked { reason, at, by_rule } => {
+                    AgentStatus::Blocked { reason, at: Timestamp(at), by_rule: by_rule.map(Into::into) }
+                }
             },
             certificates: row.certificates.into_iter().map(issued).collect(),
         })
@@ -302,6 +333,8 @@ pub struct StopRow {
     selector: String,
     reason: String,
     since: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by_rule: Option<ByRuleRow>,
 }
 
 impl Stored for Stop {
@@ -314,9 +347,19 @@ impl Stored for Stop {
         self.selector.agency().map(|code| code.to_string())
     }
     fn to_row(&self) -> StopRow {
-        StopRow { selector: self.selector.to_string(), reason: self.reason.clone(), since: self.since.0 }
+        StopRow {
+            selector: self.selector.to_string(),
+            reason: self.reason.clone(),
+            since: self.since.0,
+            by_rule: self.by_rule.as_ref().map(Into::into),
+        }
     }
     fn from_row(row: StopRow) -> Result<Self, String> {
-        Ok(Self { selector: parse("selector", &row.selector)?, reason: row.reason, since: Timestamp(row.since) })
+        Ok(Self {
+            selector: parse("selector", &row.selector)?,
+            reason: row.reason,
+            since: Timestamp(row.since),
+            by_rule: row.by_rule.map(Into::into),
+        })
     }
 }
