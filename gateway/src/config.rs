@@ -1,10 +1,11 @@
 //! config.toml: every value has a default, and its reason stands beside it in the file that `init` writes.
 
+use crate::misuse::{Thresholds, thresholds};
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::Path;
 
-/// Bytes that the file may have: the one that `init` writes takes under 3,000.
+/// Bytes that the file may have: the one that `init` writes takes under 10,000.
 const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 
 /// Longest life of a certificate in days: what is stolen ends with it.
@@ -36,7 +37,7 @@ filter = "info"
 "#;
 
 /// The configuration of a gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// UDP address of the QUIC endpoint.
     pub listen: SocketAddr,
@@ -52,6 +53,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What is logged.
     pub log_filter: String,
+    /// When rules of misuse speak, and what follows.
+    pub misuse: Thresholds,
 }
 
 /// How logs are written.
@@ -81,7 +84,7 @@ impl Config {
     /// An address that is not `host:port`.
     pub fn template(address: &str) -> Result<String, String> {
         check_address(address)?;
-        Ok(TEMPLATE.replace("@ADDRESS@", address))
+        Ok(TEMPLATE.replace("@ADDRESS@", address) + thresholds::TEMPLATE)
     }
 
     /// Reads a file.
@@ -100,8 +103,9 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let Raw { network, certificates, log } = toml::from_str(text).map_err(|e| e.to_string())?;
+        let Raw { network, certificates, log, misuse } = toml::from_str(text).map_err(|e| e.to_string())?;
         check_address(&network.address)?;
+        misuse.check()?;
         for (key, days) in [("agent_days", certificates.agent_days), ("gateway_days", certificates.gateway_days)] {
             if !(1..=CERTIFICATE_DAYS_MAX).contains(&days) {
                 return Err(format!("certificates.{key}: {days} is not between 1 and {CERTIFICATE_DAYS_MAX}"));
@@ -115,6 +119,7 @@ impl Config {
             gateway_days: certificates.gateway_days,
             log_format: log.format,
             log_filter: log.filter,
+            misuse,
         })
     }
 }
@@ -135,6 +140,7 @@ struct Raw {
     network: Network,
     certificates: Certificates,
     log: Log,
+    misuse: Thresholds,
 }
 
 #[derive(Deserialize)]
@@ -204,6 +210,7 @@ mod tests {
             ("[certificates]\nagent_days = 0", "agent_days"),
             ("[certificates]\ngateway_days = 9999", "gateway_days"),
             ("[log]\nformat = \"xml\"", "format"),
+            ("[misuse.enumeration]\ndifferent = 1", "enumeration.different"),
         ] {
             let error = Config::parse(text).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");

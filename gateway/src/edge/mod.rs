@@ -5,4 +5,5 @@ pub mod close;
 pub mod endpoint;
 pub mod operation;
 pub mod session;
+mod watching;
 pub mod windows;

@@ -3,10 +3,12 @@
 
 use super::close;
 use super::operation::{self, Caller};
+use super::watching::{self, Asked};
 use super::windows::Windows;
 use crate::flow::{self, Flow, FlowError, Router, Wires};
 use crate::gate::{self, Denied, Gate, Peer, Target};
 use crate::metrics;
+use crate::misuse::Observer;
 
 use crate::registry::{Certified, Page, Registry};
 use lingqu_protocol::close::CloseCode;
@@ -44,6 +46,8 @@ pub struct Services {
     pub registry: Arc<Registry>,
     /// Data in and out.
     pub flow: Arc<Flow>,
+    /// Who watches over misuse.
+    pub observer: Arc<Observer>,
     /// Memory for bytes in flight.
     pub windows: Arc<Windows>,
     /// Numbers connections.
@@ -90,6 +94,10 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
     let router = Arc::new(Router::default());
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
     let number = services.connections.fetch_add(1, Ordering::Relaxed);
+    let _stands = match &caller {
+        Caller::Agent { peer, .. } => Some(services.observer.connected(peer, number)),
+        Caller::Invited { .. } | Caller::Expired { .. } => None,
+    };
     let caller = Arc::new(caller);
     loop {
         tokio::select! {
@@ -204,7 +212,16 @@ async fn answer<C: Channel>(
         span.record("transfer", escape_for_log(transfer)).record("subject", escape_for_log(subject));
     }
     let _share = is_transfer.then(|| services.windows.take(connection, &wires.channel));
-    let outcome = if has_place { perform(services, caller, ask, &mut wires).await } else { Err(FlowError::Busy) };
+    let asked = Asked::of(&ask, services.observer.fingerprint());
+    let outcome = if has_place {
+        perform(services, caller, connection, &asked, ask, &mut wires).await
+    } else {
+        Err(FlowError::Busy)
+    };
+    if let Caller::Agent { peer, .. } = caller {
+        let answered = asked.answered(&services.gate, peer, outcome.as_ref().copied());
+        services.observer.answered(peer, connection, answered);
+    }
     metrics::request(name, outcome.as_ref().err().map_or("done", close::outcome));
     match outcome {
         Ok(()) => {
@@ -250,6 +267,8 @@ async fn refuse<C: Channel>(wires: &mut Wires<C>, error: FlowError) {
 async fn perform<C: Channel>(
     services: &Services,
     caller: &Caller,
+    connection: u64,
+    asked: &Asked,
     ask: Ask,
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
@@ -269,7 +288,7 @@ async fn perform<C: Channel>(
         }
         (Caller::Agent { peer, .. }, ask) => {
             services.gate.admit(peer)?;
-            perform_for_agent(services, peer, ask, wires).await
+            perform_for_agent(services, (peer, connection), asked, ask, wires).await
         }
         // `may` lets nothing else through.
         (Caller::Invited { .. } | Caller::Expired { .. }, _) => Err(FlowError::Denied(not_for(caller))),
@@ -286,10 +305,12 @@ const fn not_for(caller: &Caller) -> Denied {
 
 async fn perform_for_agent<C: Channel>(
     services: &Services,
-    peer: &Peer,
+    from: (&Peer, u64),
+    asked: &Asked,
     ask: Ask,
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
+    let (peer, observer) = (from.0, &services.observer);
     let (registry, flow, gate) = (&services.registry, &services.flow, &services.gate);
     match ask {
         Ask::Join(_) => Err(FlowError::Denied(Denied::UnknownAgent)),
@@ -318,9 +339,22 @@ async fn perform_for_agent<C: Channel>(
             flow.cancel(peer, &cancel.transfer).await?;
             wires.reply(wire::reply::Reply::Done(wire::Done {})).await
         }
-        Ask::PushFiles(ask) => flow::push_files(flow, gate.push(peer, &ask.entry)?, peer, ask, wires).await,
-        Ask::PushBatch(ask) => flow::push_batch(flow, gate.push(peer, &ask.entry)?, peer, ask, wires).await,
-        Ask::Pull(ask) => flow::pull(flow, gate.pull(peer, &wanted(&ask)?)?, peer, ask, wires).await,
+        Ask::PushFiles(ask) => {
+            let permit = gate.push(peer, &ask.entry)?;
+            let _watched = watching::push(observer, from, asked, &permit);
+            flow::push_files(flow, permit, peer, ask, wires).await
+        }
+        Ask::PushBatch(ask) => {
+            let permit = gate.push(peer, &ask.entry)?;
+            let _watched = watching::push(observer, from, asked, &permit);
+            flow::push_batch(flow, permit, peer, ask, wires).await
+        }
+        Ask::Pull(ask) => {
+            let wanted = wanted(&ask)?;
+            let permit = gate.pull(peer, &wanted)?;
+            let _watched = watching::pull(observer, from, asked, &permit, &wanted);
+            flow::pull(flow, permit, peer, ask, wires).await
+        }
     }
 }
 

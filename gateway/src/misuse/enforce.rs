@@ -7,7 +7,7 @@ use super::queue::{Observed, Seen, Sight};
 use super::rules::joining::{self, Terms};
 use super::rules::{self, Subject, Suspicion};
 use super::thresholds::Thresholds;
-use crate::gate::{Gate, GrantStatus, GrantView};
+use crate::gate::{Gate, Grant, GrantStatus};
 use crate::metrics;
 use crate::registry::finding::{Evidence, Finding, FindingStatus, Shown, Suspected};
 use crate::registry::{Registry, RegistryError};
@@ -172,21 +172,16 @@ impl Watch {
     }
 
     /// Whether a grant that was made or changed joins with others of its requester.
-    async fn judge_grant(&mut self, grant: GrantId) {
+    async fn judge_grant(&mut self, (requester, grant): (CreditCode, GrantId)) {
         let snapshot = self.parts.gate.snapshot();
-        let Some(new) = snapshot.grant_of(&grant).filter(|g| g.status == GrantStatus::InForce) else { return };
-        let terms = |grant: &GrantView| {
-            let entry = snapshot.entry(&grant.entry)?;
-            Some(Terms::new((grant.id, grant.entry, entry.provider), &entry.spec, &grant.scope.columns))
+        let terms = |grant: &Grant| {
+            let entry = snapshot.entry(&grant.entry())?;
+            let ids = (grant.id, grant.entry(), entry.provider);
+            (*grant.status() == GrantStatus::InForce).then(|| Terms::new(ids, &entry.spec, &grant.scope.whole().columns))
         };
-        let Some(own) = terms(&new) else { return };
-        let requester = new.requester;
-        let others: Vec<Terms> = snapshot
-            .grants(&requester)
-            .filter(|g| g.id != grant && g.status == GrantStatus::InForce)
-            .filter_map(|g| terms(&g))
-            .collect();
-        drop(snapshot);
+        let Some(own) = snapshot.grant(&requester, &grant).and_then(terms) else { return };
+        let others: Vec<Terms> =
+            snapshot.grants(&requester).filter(|g| g.id != grant).filter_map(terms).collect();
         let now = self.parts.clock.wall();
         let joined: Vec<_> = joining::judge(requester, &own, &others, now).collect();
         for (suspicion, providers) in joined {
@@ -261,7 +256,7 @@ impl Watch {
         let snapshot = self.parts.gate.snapshot();
         let entry: Option<EntryId> = suspicion
             .entry
-            .or_else(|| suspicion.grant.and_then(|grant| snapshot.grant(&agency, &grant).map(|g| g.entry)));
+            .or_else(|| suspicion.grant.and_then(|grant| snapshot.grant(&agency, &grant).map(Grant::entry)));
         let provider =
             provider.or_else(|| entry.and_then(|entry| snapshot.entry(&entry).map(|entry| entry.provider)));
         let evidence = &suspicion.evidence;

@@ -4,6 +4,7 @@
 use super::observation::{Answered, Event, Fingerprint, Observation, Passed, Question, Who};
 use crate::gate::{Leash, Peer};
 use crate::metrics;
+use lingqu_protocol::agency::CreditCode;
 use lingqu_protocol::host::{Clock, Timestamp};
 use lingqu_protocol::ids::GrantId;
 use std::collections::HashMap;
@@ -51,7 +52,7 @@ impl Sight {
 /// Where what is seen is handed in. Every call returns at once.
 pub struct Observer {
     queue: mpsc::Sender<Observation>,
-    changed: mpsc::Sender<GrantId>,
+    changed: mpsc::Sender<(CreditCode, GrantId)>,
     sight: Arc<Sight>,
     running: Arc<Mutex<HashMap<u64, Running>>>,
     fingerprint: Fingerprint,
@@ -62,8 +63,8 @@ pub struct Observer {
 pub struct Observed {
     /// What was seen.
     pub queue: mpsc::Receiver<Observation>,
-    /// Grants that were made or changed.
-    pub changed: mpsc::Receiver<GrantId>,
+    /// Grants that were made or changed, with their requesters.
+    pub changed: mpsc::Receiver<(CreditCode, GrantId)>,
     /// How well it is seen.
     pub sight: Arc<Sight>,
     running: Arc<Mutex<HashMap<u64, Running>>>,
@@ -139,8 +140,8 @@ impl Observer {
     }
 
     /// A grant was made or changed: whether it joins with others is looked at.
-    pub fn grant_changed(&self, grant: GrantId) {
-        if self.changed.try_send(grant).is_err() {
+    pub fn grant_changed(&self, requester: CreditCode, grant: GrantId) {
+        if self.changed.try_send((requester, grant)).is_err() {
             tracing::warn!(%grant, "too many grants changed at once: this one is looked at with the next");
         }
     }
