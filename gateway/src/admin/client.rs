@@ -1,6 +1,6 @@
 //! Handing a command to whoever can do it: the gateway that runs, or this process.
 
-use super::{Answer, Command, Failure, LINE_BYTES_MAX, execute};
+use super::{Answer, Command, Desk, Failure, LINE_BYTES_MAX, execute};
 use crate::folder::{CutsFile, Folder, FolderError, Layout};
 use crate::registry::Registry;
 use crate::registry::port::Nobody;
@@ -71,7 +71,8 @@ async fn here(dir: &Path, command: Command) -> Result<Value, Failure> {
         folder.identity,
     )
     .keeping(cuts);
-    let done = execute(&registry, state.as_ref(), command).await;
+    let desk = Desk { registry: Arc::new(registry), state: state.clone(), running: None };
+    let done = execute(&desk, command).await;
     state.close().await;
     done
 }

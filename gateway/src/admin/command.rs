@@ -1,7 +1,9 @@
 //! The operator's commands. There is none that an agency's officer must sign: those come over the wire.
 
 use super::Failure;
+use crate::gate::{ClosedWhy, Gate};
 use crate::ledger::{VerifyError, verify};
+use crate::misuse::queue::Sight;
 use crate::registry::stop::Selector;
 use crate::registry::{Refusal, Registry, RegistryError};
 use crate::state::State;
@@ -9,10 +11,12 @@ use lingqu_certs::joining::{JoinAnswer, JoinRequest};
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::checkpoint::{Checkpoint, NoteKey, origin};
 use lingqu_protocol::digest::to_hex;
-use lingqu_protocol::documents::GatewayBody;
+use lingqu_protocol::documents::{FindingAct, GatewayBody};
 use lingqu_protocol::dsse::Envelope;
+use lingqu_protocol::host::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Checkpoints from outside that one command compares: those of every agency of a province.
 const CHECKPOINTS_MAX: usize = 1024;
@@ -96,6 +100,25 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// A page of findings (疑似问题线索).
+    FindingsList {
+        /// Where the last page ended.
+        after: String,
+    },
+    /// One finding, with its evidence.
+    FindingShow {
+        /// Its id.
+        id: String,
+    },
+    /// Says that a finding holds, or lifts it.
+    FindingSay {
+        /// Its id.
+        id: String,
+        /// What is said.
+        act: FindingAct,
+        /// Why.
+        reason: String,
+    },
     /// Looks whether everything that the root signed still stands, and says what is stopped.
     Check {},
     /// Walks the whole ledger.
@@ -105,11 +128,51 @@ pub enum Command {
     },
 }
 
+/// What commands work on.
+#[derive(Clone)]
+pub struct Desk {
+    /// The registry.
+    pub registry: Arc<Registry>,
+    /// Records and leaves.
+    pub state: Arc<dyn State>,
+    /// The gateway that runs, where one does.
+    pub running: Option<Running>,
+}
+
+/// What a gateway that runs can say of itself.
+#[derive(Clone)]
+pub struct Running {
+    /// Its gate.
+    pub gate: Arc<Gate>,
+    /// How well misuse is watched.
+    pub sight: Arc<Sight>,
+}
+
+impl Running {
+    /// Whether permits are given, and if not why and what to do; what runs; how well misuse is watched.
+    fn view(&self) -> Value {
+        let (gate, seen) = (&self.gate, self.sight.seen());
+        let why = gate.closed();
+        json!({
+            "open": why.is_none(),
+            "why": why.map(ClosedWhy::word),
+            "means": why.map(|why| json!({ "en": why.means().0, "zh": why.means().1 })),
+            "running": gate.running(),
+            "observations": {
+                "taken": seen.taken,
+                "dropped": seen.dropped,
+                "dropped_at": seen.dropped_at.map(Timestamp::to_rfc3339),
+            },
+        })
+    }
+}
+
 /// Does what a command says.
 ///
 /// # Errors
 /// Why not, for the operator.
-pub async fn execute(registry: &Registry, state: &dyn State, command: Command) -> Result<Value, Failure> {
+pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
+    let (registry, state) = (desk.registry.as_ref(), desk.state.as_ref());
     Ok(match command {
         Command::AgencyAdd { envelope } => registry.agency_add(&parse(&envelope)?).await?,
         Command::AgencyChange { envelope } => registry.agency_change(&parse(&envelope)?).await?,
@@ -142,7 +205,18 @@ pub async fn execute(registry: &Registry, state: &dyn State, command: Command) -
         Command::Join { request } => join(registry, &request).await?,
         Command::Stop { selector, reason } => registry.stop(&select(&selector)?, &reason).await?,
         Command::Resume { selector, reason } => registry.resume(&select(&selector)?, &reason).await?,
-        Command::Check {} => registry.check().await?,
+        Command::FindingsList { after } => {
+            let (findings, next) = registry.findings(&after).await?;
+            let seen = desk.running.as_ref().map(|running| running.view()["observations"].take());
+            json!({ "findings": findings, "next": next, "observations": seen })
+        }
+        Command::FindingShow { id } => registry.finding(&id).await?,
+        Command::FindingSay { id, act, reason } => registry.say_of_finding(&id, act, &reason).await?,
+        Command::Check {} => {
+            let mut found = registry.check().await?;
+            found["gate"] = desk.running.as_ref().map(Running::view).into();
+            found
+        }
         Command::LedgerVerify { checkpoints } => ledger_verify(registry, state, &checkpoints).await?,
     })
 }

@@ -6,7 +6,7 @@ mod command;
 mod server;
 
 pub use client::run;
-pub use command::{Command, execute};
+pub use command::{Command, Desk, Running, execute};
 pub use server::{ControlSocket, ServerError};
 
 use crate::folder::FolderError;

@@ -1,9 +1,7 @@
 //! The control socket of a running gateway.
 
-use super::{Answer, Command, Failure, LINE_BYTES_MAX, LINE_TIMEOUT, execute};
+use super::{Answer, Command, Desk, Failure, LINE_BYTES_MAX, LINE_TIMEOUT, execute};
 use crate::folder::Layout;
-use crate::registry::Registry;
-use crate::state::State;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
@@ -59,7 +57,7 @@ impl ControlSocket {
     }
 
     /// Takes commands until it is dropped.
-    pub async fn serve(self, registry: Arc<Registry>, state: Arc<dyn State>) {
+    pub async fn serve(self, desk: Desk) {
         let places = Arc::new(Semaphore::new(COMMANDS_MAX));
         loop {
             // The semaphore is never closed.
@@ -78,9 +76,9 @@ impl ControlSocket {
                 tracing::warn!(?peer, "a command of another user was refused");
                 continue;
             }
-            let (registry, state) = (Arc::clone(&registry), Arc::clone(&state));
+            let desk = desk.clone();
             tokio::spawn(async move {
-                if let Err(error) = one(stream, &registry, state.as_ref()).await {
+                if let Err(error) = one(stream, &desk).await {
                     tracing::warn!(%error, "a command was not answered");
                 }
                 drop(place);
@@ -98,7 +96,7 @@ impl Drop for ControlSocket {
 }
 
 /// One command, one answer.
-async fn one(stream: UnixStream, registry: &Registry, state: &dyn State) -> io::Result<()> {
+async fn one(stream: UnixStream, desk: &Desk) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut line = Vec::new();
     // One byte more than may be, to tell a line that is too long from one that just fits.
@@ -108,7 +106,7 @@ async fn one(stream: UnixStream, registry: &Registry, state: &dyn State) -> io::
         Err(Failure::usage(format!("a command of over {LINE_BYTES_MAX} bytes"), "send less at a time"))
     } else {
         match serde_json::from_slice::<Command>(&line) {
-            Ok(command) => execute(registry, state, command).await,
+            Ok(command) => execute(desk, command).await,
             Err(error) => Err(Failure::usage(
                 format!("not a command: {error}"),
                 "use the `lingqu-gateway` of the same version as the gateway that runs",

@@ -76,7 +76,7 @@ async fn serving(dir: &std::path::Path) -> Serving {
         folder.identity,
     );
     let socket = ControlSocket::bind(&layout).unwrap();
-    let task = tokio::spawn(socket.serve(Arc::new(registry), state));
+    let task = tokio::spawn(socket.serve(Desk { registry: Arc::new(registry), state, running: None }));
     Serving { task, _lock: lock }
 }
 

@@ -37,6 +37,9 @@ async fn scrape(State(shown): State<Shown>) -> impl IntoResponse {
 async fn ready(State(shown): State<Shown>) -> (StatusCode, String) {
     match shown.gate.closed() {
         None => (StatusCode::OK, "ready\n".to_owned()),
-        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("closed: {}\n", why.word())),
+        Some(why) => {
+            let (en, zh) = why.means();
+            (StatusCode::SERVICE_UNAVAILABLE, format!("closed: {}\n{en}\n{zh}\n", why.word()))
+        }
     }
 }

@@ -6,7 +6,7 @@ mod heartbeat;
 mod housekeeping;
 mod http;
 
-use crate::admin::{ControlSocket, Failure, ServerError};
+use crate::admin::{ControlSocket, Desk, Failure, Running, ServerError};
 use crate::config::{Config, LogFormat};
 use crate::edge::endpoint::{self, Door, LIMITS, handshakes};
 use crate::edge::session::Services;
@@ -19,6 +19,10 @@ use crate::lake::local::LocalStore;
 use crate::lake::store::Lake;
 use crate::ledger::Ledger;
 use crate::metrics;
+use crate::misuse::enforce::WatchParts;
+use crate::misuse::observation::Fingerprint;
+use crate::misuse::{self, Observer, Watch};
+use crate::registry::port::Update;
 use crate::registry::{OpenInvitations, OpenRenewals, Registry, RegistryError};
 use crate::state::{Change, Draft, Expect, Filter, Kind, SqliteState, State, StateError};
 use lingqu_certs::key::PublicKey;
@@ -138,6 +142,10 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     let store = LocalStore::open(Arc::new(OsDisk), folder.layout.lake()).map_err(doing("opening the lake"))?;
     let cuts = CutsFile::open(&folder.layout.cuts())?;
     let gate = Arc::new(Gate::new(Arc::clone(&clock)));
+    let mut print = [0; 32];
+    entropy.fill(&mut print).map_err(doing("random bytes"))?;
+    let (observer, observed) = misuse::pair(Fingerprint::new(print), Arc::clone(&clock));
+    let observer = Arc::new(observer);
     let ca = folder.ca.certificate().clone();
     let domain = folder.identity.domain.clone();
     folder.renew_server(clock.wall(), entropy.as_ref())?;
@@ -158,7 +166,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     };
     let registry = Registry::new(
         Arc::clone(&state),
-        Arc::clone(&gate) as Arc<dyn crate::registry::Publish>,
+        Arc::new(Watched { gate: Arc::clone(&gate), observer: Arc::clone(&observer) }),
         Arc::clone(&clock),
         Arc::clone(&entropy),
         Arc::new(folder.ca),
@@ -179,6 +187,14 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     registry.load().await?;
     registry.record_cuts().await?;
     restore_used(&gate, state.as_ref()).await?;
+    let parts = WatchParts {
+        registry: Arc::clone(&registry),
+        gate: Arc::clone(&gate),
+        state: Arc::clone(&state),
+        clock: Arc::clone(&clock),
+        thresholds: folder.config.misuse.clone(),
+    };
+    tokio::spawn(Watch::begin(parts, observed).await?.run());
     heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
     let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));
 
@@ -195,7 +211,12 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     let web = listener.local_addr().map_err(doing("the HTTP address"))?;
     tokio::spawn(http::serve(listener, Arc::clone(&gate), recorder));
     let control = ControlSocket::bind(&folder.layout)?;
-    tokio::spawn(control.serve(Arc::clone(&registry), Arc::clone(&state)));
+    let running = Running { gate: Arc::clone(&gate), sight: Arc::clone(observer.sight()) };
+    tokio::spawn(control.serve(Desk {
+        registry: Arc::clone(&registry),
+        state: Arc::clone(&state),
+        running: Some(running),
+    }));
     tokio::spawn(renew(dir.to_owned(), Arc::clone(&identity), Arc::clone(&clock), Arc::clone(&entropy)));
 
     tokio::spawn(housekeeping::run(Arc::clone(&flow), Arc::clone(&clock)));
@@ -203,6 +224,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         gate: Arc::clone(&gate),
         registry,
         flow,
+        observer,
         windows: Arc::default(),
         connections: AtomicU64::new(0),
     });
@@ -358,6 +380,28 @@ async fn drain(gate: &Gate) {
 fn doing(what: impl Into<String>) -> impl FnOnce(io::Error) -> ServeError {
     let what = what.into();
     move |source| ServeError::Io { what, source }
+}
+
+/// The gate, and whoever watches over it: a grant that is made or changed is looked at beside the others of its requester.
+struct Watched {
+    gate: Arc<Gate>,
+    observer: Arc<Observer>,
+}
+
+impl crate::registry::Publish for Watched {
+    fn publish(&self, updates: Vec<Update>) {
+        // What is loaded at the start was looked at when it was made.
+        let starting = self.gate.closed() == Some(ClosedWhy::Starting);
+        let changed: Vec<_> = updates
+            .iter()
+            .filter_map(|update| match update {
+                Update::Grant(grant, _) if !starting => Some((grant.requester, grant.id)),
+                _ => None,
+            })
+            .collect();
+        crate::registry::Publish::publish(self.gate.as_ref(), updates);
+        changed.into_iter().for_each(|(requester, grant)| self.observer.grant_changed(requester, grant));
+    }
 }
 
 /// Whom the handshake lets in beside agents.

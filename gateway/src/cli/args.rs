@@ -24,6 +24,7 @@ A machine was off for too long 证书过期:
 Something is wrong 出现问题:
   lingqu-gateway --dir gw stop --agency 91350100M000100Y43 --reason 异常调用
   lingqu-gateway --dir gw check
+  lingqu-gateway --dir gw findings list
   lingqu-gateway --dir gw ledger verify
 
 Exit codes 退出码: 0 done, 1 our fault, 2 usage, 3 denied or not found, 4 suspended or expired, 5 integrity,
@@ -121,6 +122,9 @@ Back there:             lingqu join INVITATION --certificate answer.json")]
     Resume(Selection),
     /// See whether all that the root signed still stands, and what is stopped 检查
     Check,
+    /// What the rules over misuse found 疑似问题线索
+    #[command(subcommand)]
+    Findings(Findings),
     /// The audit ledger 账本
     #[command(subcommand)]
     Ledger(Ledger),
@@ -303,6 +307,51 @@ pub(super) enum Officer {
         #[arg(long, value_name = "CERT")]
         out: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Findings {
+    /// List them, the open ones first
+    #[command(
+        after_help = "A finding is a lead to be looked at, never a violation. What a rule cut without a standing order has to be
+confirmed in time (config.toml, [misuse] confirm_within_hours), or it is lifted by itself.
+
+  lingqu-gateway --dir gw findings list
+  lingqu-gateway --dir gw findings list --all --json"
+    )]
+    List {
+        /// Those that ended too
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one with its evidence
+    Show {
+        /// The finding
+        id: String,
+    },
+    /// Say that it holds: what was cut stays cut 确认
+    #[command(
+        after_help = "From then on an office head of the provider or of the authority lifts it (lingqu findings lift, with a signature).
+
+  lingqu-gateway --dir gw findings confirm finding-... --reason 已核实"
+    )]
+    Confirm(Said),
+    /// Say that it does not hold: what was cut goes on at once 解除
+    #[command(
+        after_help = "The ledger keeps both, the finding and its lifting. For `quiet_hours` the same rule does not cut the same again.
+
+  lingqu-gateway --dir gw findings lift finding-... --reason 误判"
+    )]
+    Lift(Said),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Said {
+    /// The finding
+    pub(super) id: String,
+    /// Why 原因
+    #[arg(long, value_name = "WHY")]
+    pub(super) reason: String,
 }
 
 #[derive(Debug, Subcommand)]

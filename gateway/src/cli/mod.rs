@@ -9,9 +9,10 @@ pub use args::Cli;
 use crate::admin::{self, Command, Failure};
 use crate::app::{self, ServeOptions};
 use crate::folder;
-use args::{Act, Agency, Agent, Initial, Ledger, Officer, Renewal, Selection};
+use args::{Act, Agency, Agent, Findings, Initial, Ledger, Officer, Renewal, Said, Selection};
 use lingqu_certs::joining::JOIN_FILE_BYTES_MAX;
 use lingqu_certs::os::{self, OsEntropy, SystemClock};
+use lingqu_protocol::documents::FindingAct;
 use output::Output;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -124,6 +125,13 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let found = admin::run(dir, Command::Check {}).await?;
             output.say(&found, output::check)
         }
+        Act::Findings(Findings::List { all }) => findings(dir, *all, output).await,
+        Act::Findings(Findings::Show { id }) => {
+            let found = admin::run(dir, Command::FindingShow { id: id.clone() }).await?;
+            output.say(&found, output::finding)
+        }
+        Act::Findings(Findings::Confirm(said)) => say(dir, said, FindingAct::Confirm, output).await,
+        Act::Findings(Findings::Lift(said)) => say(dir, said, FindingAct::Lift, output).await,
         Act::Ledger(Ledger::Verify { checkpoint }) => {
             let checkpoints = checkpoint.iter().map(|f| read(f, CHECKPOINT_BYTES_MAX)).collect::<Result<_, _>>()?;
             let found = admin::run(dir, Command::LedgerVerify { checkpoints }).await?;
@@ -188,6 +196,44 @@ async fn list(dir: &Path, field: &str, page: impl Fn(String) -> Command) -> Resu
         }
     }
     Ok(Value::Array(all))
+}
+
+/// Findings, the open ones first; on the terminal those that ended are left out unless they are asked for.
+async fn findings(dir: &Path, all: bool, output: &Output) -> Result<(), Failure> {
+    let mut found = Vec::new();
+    let mut after = String::new();
+    let mut observations = Value::Null;
+    loop {
+        let mut page = admin::run(dir, Command::FindingsList { after }).await?;
+        if let Some(Value::Array(findings)) = page.get_mut("findings").map(Value::take) {
+            found.extend(findings);
+        }
+        observations = page.get_mut("observations").map(Value::take).unwrap_or(observations);
+        after = text(&page, "next");
+        if after.is_empty() {
+            break;
+        }
+    }
+    found.retain(|finding| all || matches!(finding["status"].as_str(), Some("open" | "confirmed")));
+    found.sort_by_key(|finding| (text(finding, "status") != "open", std::cmp::Reverse(text(finding, "last_at"))));
+    output.say(&Value::Array(found), output::findings)?;
+    let dropped = observations["dropped"].as_u64().unwrap_or(0);
+    if dropped > 0 {
+        output.hint(&format!(
+            "{dropped} observations were dropped, the last at {}: findings may be missing\n有观测记录被丢弃，线索可能不完整",
+            text(&observations, "dropped_at")
+        ));
+    }
+    Ok(())
+}
+
+async fn say(dir: &Path, said: &Said, act: FindingAct, output: &Output) -> Result<(), Failure> {
+    let command = Command::FindingSay { id: said.id.clone(), act, reason: said.reason.clone() };
+    let done = admin::run(dir, command).await?;
+    output.say(&done, |v| match act {
+        FindingAct::Confirm => format!("confirmed {}\n已确认", text(v, "id")),
+        FindingAct::Lift => format!("lifted {}; what it cut goes on\n已解除", text(v, "id")),
+    })
 }
 
 fn selected(selection: &Selection) -> (String, String) {

@@ -98,6 +98,66 @@ pub(super) fn renewals(value: &Value) -> String {
     if lines.is_empty() { "no renewal was approved 尚无续期批准".into() } else { lines }
 }
 
+/// Findings, a line each.
+pub(super) fn findings(value: &Value) -> String {
+    let mut lines = String::new();
+    for finding in value.as_array().into_iter().flatten() {
+        let cut = finding["cut"]["what"].as_str().map(|what| format!("  cut 已阻断 {what}")).unwrap_or_default();
+        let by =
+            finding["cut"]["confirm_by"].as_str().map(|by| format!(", confirm by 须确认 {by}")).unwrap_or_default();
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            lines,
+            "{}  {:<9} {:<20} {}  x{}{cut}{by}\n    {}",
+            text(finding, "id"),
+            text(finding, "status"),
+            text(finding, "rule"),
+            finding["agent"].as_str().map_or_else(|| text(finding, "agency"), str::to_owned),
+            finding["count"],
+            text(finding, "text"),
+        );
+    }
+    if lines.is_empty() { "nothing found 无线索".into() } else { lines }
+}
+
+/// One finding with its evidence.
+pub(super) fn finding(value: &Value) -> String {
+    let mut lines = findings(&Value::Array(vec![value.clone()]));
+    let mut line = |name: &str, what: &str| {
+        if !what.is_empty() && what != "null" {
+            // Writing to a String does not fail.
+            let _ = writeln!(lines, "{name}: {what}");
+        }
+    };
+    line("what 内容", &format!("{} / {}", text(value, "title"), text(value, "text_zh")));
+    line("article 条款", &text(value, "article"));
+    for name in ["grant", "entry", "provider", "agency", "opened_at", "last_at"] {
+        line(name, &text(value, name));
+    }
+    line("counts 数值", &value["counts"].to_string());
+    line("standing order 常设授权", value["cut"]["order"].as_str().unwrap_or_default());
+    if value["observations_dropped"].as_u64().unwrap_or(0) > 0 {
+        line("observations dropped before 此前丢弃的观测", &value["observations_dropped"].to_string());
+    }
+    for shown in value["shown"].as_array().into_iter().flatten() {
+        let parts = ["at", "what", "outcome", "address"].map(|name| text(shown, name));
+        line("seen 观测", &parts.join("  "));
+    }
+    if value["said"].is_object() {
+        line(
+            "said 结论",
+            &format!(
+                "{} by {} at {}",
+                text(&value["said"], "reason"),
+                text(&value["said"], "by"),
+                text(&value["said"], "at")
+            ),
+        );
+    }
+    line("next 下一步", &format!("{}\n{}", text(&value["next"], "en"), text(&value["next"], "zh")));
+    lines
+}
+
 /// What a check found.
 pub(super) fn check(value: &Value) -> String {
     let mut lines = format!(
@@ -109,6 +169,15 @@ pub(super) fn check(value: &Value) -> String {
         value["entries"],
         value["grants"],
     );
+    let gate = &value["gate"];
+    match gate["open"].as_bool() {
+        Some(true) => lines.push_str("the gate is open 正在放行\n"),
+        Some(false) => {
+            let (en, zh) = (text(&gate["means"], "en"), text(&gate["means"], "zh"));
+            let _ = writeln!(lines, "the gate is CLOSED 已停止放行: {}\n  {en}\n  {zh}", text(gate, "why"));
+        }
+        None => lines.push_str("no gateway runs on this folder 网关未运行\n"),
+    }
     for stop in value["stops"].as_array().into_iter().flatten() {
         let _ = writeln!(
             lines,

@@ -94,12 +94,12 @@ impl Cuts for CutsFile {
 fn read(line: &str) -> Result<Stop, String> {
     let line: Line = serde_json::from_str(line).map_err(|e| e.to_string())?;
     let selector = line.selector.parse().map_err(|e| format!("{:?}: {e}", line.selector))?;
-    Ok(Stop { selector, reason: line.reason, since: Timestamp(line.since) })
+    Ok(Stop { selector, reason: line.reason, by_rule: None, since: Timestamp(line.since) })
 }
 
 fn write(file: &File, stops: &[Stop]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(FILE_BYTES);
-    for Stop { selector, reason, since } in stops {
+    for Stop { selector, reason, since, .. } in stops {
         let line = Line { selector: selector.to_string(), reason: reason.clone(), since: since.0 };
         serde_json::to_writer(&mut bytes, &line)?;
         bytes.push(b'\n');
@@ -119,7 +119,7 @@ mod tests {
     use crate::registry::stop::Selector;
 
     fn stop(selector: &str, reason: &str) -> Stop {
-        Stop { selector: selector.parse().unwrap(), reason: reason.into(), since: Timestamp(7) }
+        Stop { selector: selector.parse().unwrap(), reason: reason.into(), by_rule: None, since: Timestamp(7) }
     }
 
     #[test]

@@ -41,6 +41,29 @@ impl ClosedWhy {
         }
     }
 
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Starting, Self::Stale, Self::ClockUnsure, Self::LedgerFailed, Self::Draining];
+
+    /// What it means and what to do, in English and Chinese.
+    pub const fn means(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Starting => ("the gateway is loading its policy; wait", "网关正在加载，请稍候"),
+            Self::Stale => (
+                "policy or ledger could not be looked at for 5 s: the disk or the machine is too slow; look at both",
+                "5 秒内未能核对策略或账本：磁盘或系统过慢，请检查",
+            ),
+            Self::ClockUnsure => (
+                "the wall clock jumped or is behind the ledger: put the time service right; the gate opens by itself",
+                "系统时钟跳变或落后于账本：请恢复时间同步，随后自动放行",
+            ),
+            Self::LedgerFailed => (
+                "the ledger does not take records: is the disk full, read-only or failing? then restart the gateway",
+                "账本无法写入：请检查磁盘空间、只读状态及故障，处置后重启网关",
+            ),
+            Self::Draining => ("the gateway was told to end", "网关正在停止服务"),
+        }
+    }
+
     fn from_u8(byte: u8) -> Option<Self> {
         [Self::Starting, Self::Stale, Self::ClockUnsure, Self::LedgerFailed, Self::Draining]
             .into_iter()

@@ -83,9 +83,16 @@ struct Case {
 /// How a case stands.
 #[derive(Clone, Debug)]
 enum Standing {
-    Open { finding: FindingId, expires_at: Option<Timestamp>, written_at: Timestamp, again: u64 },
+    Open {
+        finding: FindingId,
+        expires_at: Option<Timestamp>,
+        written_at: Timestamp,
+        again: u64,
+    },
     /// It was lifted or ended; until then the rule does not cut the same again.
-    Quiet { until: Timestamp },
+    Quiet {
+        until: Timestamp,
+    },
 }
 
 impl Watch {
@@ -177,11 +184,11 @@ impl Watch {
         let terms = |grant: &Grant| {
             let entry = snapshot.entry(&grant.entry())?;
             let ids = (grant.id, grant.entry(), entry.provider);
-            (*grant.status() == GrantStatus::InForce).then(|| Terms::new(ids, &entry.spec, &grant.scope.whole().columns))
+            (*grant.status() == GrantStatus::InForce)
+                .then(|| Terms::new(ids, &entry.spec, &grant.scope.whole().columns))
         };
         let Some(own) = snapshot.grant(&requester, &grant).and_then(terms) else { return };
-        let others: Vec<Terms> =
-            snapshot.grants(&requester).filter(|g| g.id != grant).filter_map(terms).collect();
+        let others: Vec<Terms> = snapshot.grants(&requester).filter(|g| g.id != grant).filter_map(terms).collect();
         let now = self.parts.clock.wall();
         let joined: Vec<_> = joining::judge(requester, &own, &others, now).collect();
         for (suspicion, providers) in joined {
@@ -257,8 +264,7 @@ impl Watch {
         let entry: Option<EntryId> = suspicion
             .entry
             .or_else(|| suspicion.grant.and_then(|grant| snapshot.grant(&agency, &grant).map(Grant::entry)));
-        let provider =
-            provider.or_else(|| entry.and_then(|entry| snapshot.entry(&entry).map(|entry| entry.provider)));
+        let provider = provider.or_else(|| entry.and_then(|entry| snapshot.entry(&entry).map(|entry| entry.provider)));
         let evidence = &suspicion.evidence;
         Some(Suspected {
             rule: suspicion.rule,
@@ -306,8 +312,7 @@ impl Watch {
         let other = (of.rule == Rule::Joining)
             .then(|| of.evidence.shown.first().map(|s| format!("{} {:?}", s.what, of.provider)))
             .flatten();
-        let case =
-            Case { rule: of.rule, agency: of.agency, agent: of.agent.clone(), grant: of.grant, other };
+        let case = Case { rule: of.rule, agency: of.agency, agent: of.agent.clone(), grant: of.grant, other };
         self.keep_open_as(case, finding);
     }
 

@@ -102,12 +102,11 @@ impl History {
             Event::Gone => self.places.retain(|place| place.connection != seen.connection),
             Event::Answered(answered) => {
                 if let Some(refusal) = Refusal::of(answered.word) {
-                    push(&mut self.denials, DENIALS_KEPT_MAX, Denial {
-                        at: seen.at,
-                        refusal,
-                        answered: *answered,
-                        address: seen.address,
-                    });
+                    push(
+                        &mut self.denials,
+                        DENIALS_KEPT_MAX,
+                        Denial { at: seen.at, refusal, answered: *answered, address: seen.address },
+                    );
                 }
                 self.active(seen);
             }
@@ -122,7 +121,12 @@ impl History {
                 let small = passed.rows_in_all <= thresholds.enumeration.rows_small;
                 if let (Event::Ended(_), Some(question), true) = (&seen.event, passed.question, small) {
                     let half_ms = i64::from(thresholds.enumeration.minutes) * 30_000;
-                    self.sweep(passed.grant, question.shape).count(question.value, passed.rows_in_all, seen.at, half_ms);
+                    self.sweep(passed.grant, question.shape).count(
+                        question.value,
+                        passed.rows_in_all,
+                        seen.at,
+                        half_ms,
+                    );
                 }
             }
         }
@@ -177,7 +181,9 @@ impl History {
 
     /// Something was done on a connection: a turn, where another network was active before and still has a connection.
     fn active(&mut self, seen: &Observation) {
-        let Some(here) = self.places.iter().find(|p| p.connection == seen.connection).map(|p| p.network) else { return };
+        let Some(here) = self.places.iter().find(|p| p.connection == seen.connection).map(|p| p.network) else {
+            return;
+        };
         let before = self.active_in.replace(here).filter(|before| *before != here);
         if let Some(from) = before.filter(|from| self.stands_in(*from, here)) {
             push(&mut self.turns, TURNS_MAX, Turn { at: seen.at, from, to: here });

@@ -157,13 +157,7 @@ impl Observer {
     }
 
     fn of(&self, peer: &Peer, connection: u64, event: Event) -> Observation {
-        Observation {
-            at: self.clock.wall(),
-            who: Who::from(&peer.agent),
-            connection,
-            address: peer.address,
-            event,
-        }
+        Observation { at: self.clock.wall(), who: Who::from(&peer.agent), connection, address: peer.address, event }
     }
 }
 
@@ -176,13 +170,7 @@ impl Observed {
 }
 
 impl Running {
-    fn look(
-        &mut self,
-        at: Timestamp,
-        monotonic: Duration,
-        question: Option<Question>,
-        ended: bool,
-    ) -> Observation {
+    fn look(&mut self, at: Timestamp, monotonic: Duration, question: Option<Question>, ended: bool) -> Observation {
         let (bytes, rows) = self.leash.moved().take_new();
         let elapsed = monotonic.saturating_sub(self.seen_at);
         self.seen_at = monotonic;
@@ -240,7 +228,7 @@ impl Drop for Watched {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
-    use crate::gate::{AgentView, AgencyView, EntryView, Gate, Permit as _, Update};
+    use crate::gate::{AgencyView, AgentView, EntryView, Gate, Permit as _, Update};
     use lingqu_protocol::entry::EntrySpec;
     use lingqu_protocol::ids::EntryId;
     use lingqu_protocol::region::RegionLevel;

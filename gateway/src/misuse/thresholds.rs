@@ -272,7 +272,9 @@ pub struct Network(pub IpNet);
 impl<'de> Deserialize<'de> for Network {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        text.parse().map(Self).map_err(|_| serde::de::Error::custom(format!("{text:?} is not a network such as 10.0.0.0/8")))
+        text.parse()
+            .map(Self)
+            .map_err(|_| serde::de::Error::custom(format!("{text:?} is not a network such as 10.0.0.0/8")))
     }
 }
 

@@ -133,4 +133,3 @@ impl Registry {
         self.find(id).await?.ok_or_else(|| Refusal::not_found("agent", id).into())
     }
 }
-

@@ -178,8 +178,7 @@ impl Finding {
         if let Some(order) = order {
             fact = fact.by(order);
         }
-        let finding =
-            Self { id, suspected, cut, opened_at: now, last_at: now, count: 1, status: FindingStatus::Open };
+        let finding = Self { id, suspected, cut, opened_at: now, last_at: now, count: 1, status: FindingStatus::Open };
         (finding, fact)
     }
 
@@ -331,10 +330,8 @@ pub(crate) mod tests {
     fn evidence_is_bounded_and_the_reason_names_the_rule() {
         let mut long = suspected(Action::Warn);
         long.evidence.text = "字".repeat(5_000);
-        long.evidence.shown = vec![
-            Shown { at: Timestamp(0), what: "w".into(), outcome: "o".into(), address: "a".into() };
-            SHOWN_MAX + 9
-        ];
+        long.evidence.shown =
+            vec![Shown { at: Timestamp(0), what: "w".into(), outcome: "o".into(), address: "a".into() }; SHOWN_MAX + 9];
         let (finding, fact) = Finding::open(FindingId::from_bits(1), long, None, None, Timestamp(1));
         assert_eq!(finding.suspected.evidence.shown.len(), SHOWN_MAX);
         let reason = fact.reason.unwrap();

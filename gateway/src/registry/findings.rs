@@ -32,8 +32,8 @@ pub(super) struct Voice {
 
 impl Registry {
     /// Takes up what a rule suspects. What its action cuts is cut at the gate first, then finding and cut are written
-    /// together; where that fails it stays cut until this process ends. A cut under a standing order stands; any other has
-    /// to be confirmed within `confirm_ms`.
+    /// together; where that fails it stays cut, over a restart too. A cut under a standing order stands; any other has to be
+    /// confirmed within `confirm_ms`.
     ///
     /// # Errors
     /// Ours. What was to be cut is cut.
@@ -51,7 +51,7 @@ impl Registry {
         if let Some(stop) = stop(confirm_by) {
             self.cut_first(&stop).await?;
         }
-        retried!(self, {
+        let done = retried!(self, {
             let order = if selector.is_some() { self.order_for(&suspected, since).await? } else { None };
             let confirm_by = if order.is_some() { None } else { confirm_by };
             let cut = selector.clone().map(|selector| CutMade {
@@ -69,7 +69,11 @@ impl Registry {
             }
             self.commit(tx).await?;
             Ok(finding)
-        })
+        });
+        match stop(confirm_by) {
+            Some(stop) => self.cut_recorded(done, stop),
+            None => done,
+        }
     }
 
     /// A rule spoke again of what is open already. Left alone where it is not open any more.
@@ -98,8 +102,7 @@ impl Registry {
         let voice = Voice { name: "operator".to_owned(), actor: Actor::Operator, document: None };
         retried!(self, {
             let now = self.clock.wall();
-            let found: Found<Finding> =
-                self.find(id).await?.ok_or_else(|| Refusal::not_found("finding", id))?;
+            let found: Found<Finding> = self.find(id).await?.ok_or_else(|| Refusal::not_found("finding", id))?;
             let mut tx = Tx::default();
             let finding = self.say_into(&mut tx, found, act, &reason, &voice, now).await?;
             self.commit(tx).await?;
@@ -118,8 +121,7 @@ impl Registry {
         voice: &Voice,
         now: Timestamp,
     ) -> Result<Finding, RegistryError> {
-        let said =
-            Said { by: voice.name.clone(), reason: reason.to_owned(), at: now, document: voice.document };
+        let said = Said { by: voice.name.clone(), reason: reason.to_owned(), at: now, document: voice.document };
         let (finding, fact) = match act {
             FindingAct::Confirm => found.thing.confirm(said)?,
             FindingAct::Lift => found.thing.lift(said)?,
@@ -241,7 +243,9 @@ impl Registry {
             return Ok(());
         }
         Err(match finding.suspected.agency == agency.code {
-            true => Refusal::NotProvider(finding.id.to_string()),
+            true => {
+                Refusal::NotProvider(finding.suspected.entry.map_or_else(|| "its data".to_owned(), |e| e.to_string()))
+            }
             false => Refusal::not_found("finding", &finding.id.to_string()),
         })
     }
@@ -251,4 +255,3 @@ impl Registry {
 pub(super) fn voice_of(agency: &Agency, actor: Actor, document: Digest) -> Voice {
     Voice { name: agency.code.to_string(), actor, document: Some(document) }
 }
-

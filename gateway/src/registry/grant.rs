@@ -159,7 +159,10 @@ impl Grant {
             GrantStatus::Terminated { .. } => Err(self.wrong("in_force")),
             GrantStatus::InForce => {
                 let fact = Fact::new(Act::GrantSuspended, self.id, Some(self.requester)).on(by).because(&reason);
-                Ok(Some((Self { status: GrantStatus::Suspended { reason, by, since: now, rectify: None }, ..self.clone() }, fact)))
+                Ok(Some((
+                    Self { status: GrantStatus::Suspended { reason, by, since: now, rectify: None }, ..self.clone() },
+                    fact,
+                )))
             }
         }
     }
@@ -246,12 +249,14 @@ mod tests {
         assert_eq!(suspended.suspend(provider, "again", Timestamp(2 * HOUR_MS)), Ok(None));
         let old = signed(&suspended, GrantAct::Reinstate, 1, HOUR_MS - DRAFTER_AHEAD_MS_MAX - 1);
         assert!(matches!(suspended.act(provider, old, Timestamp(2 * HOUR_MS)), Err(Refusal::ActTooOld { .. })));
-        let (back, _) =
-            suspended.act(provider, signed(&suspended, GrantAct::Reinstate, 1, HOUR_MS), Timestamp(2 * HOUR_MS)).unwrap();
+        let (back, _) = suspended
+            .act(provider, signed(&suspended, GrantAct::Reinstate, 1, HOUR_MS), Timestamp(2 * HOUR_MS))
+            .unwrap();
         assert_eq!(back.status, GrantStatus::InForce);
         let stale = SignedAct { predecessor: Some(grant().digest), ..signed(&back, GrantAct::Terminate, 2, HOUR_MS) };
         assert!(matches!(back.act(provider, stale, Timestamp(3 * HOUR_MS)), Err(Refusal::Predecessor { .. })));
-        let (ended, _) = back.act(provider, signed(&back, GrantAct::Terminate, 2, HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
+        let (ended, _) =
+            back.act(provider, signed(&back, GrantAct::Terminate, 2, HOUR_MS), Timestamp(3 * HOUR_MS)).unwrap();
         for act in [GrantAct::Reinstate, GrantAct::Terminate] {
             assert!(ended.act(provider, signed(&ended, act, 3, 4 * HOUR_MS), Timestamp(4 * HOUR_MS)).is_err());
         }
@@ -262,7 +267,8 @@ mod tests {
     #[test]
     fn a_rectification_has_a_day_and_ends_with_reinstatement_or_termination() {
         let provider = grant().provider;
-        let order = |grant: &Grant, day: &str, n| signed(grant, GrantAct::Rectify { by: day.parse().unwrap() }, n, HOUR_MS);
+        let order =
+            |grant: &Grant, day: &str, n| signed(grant, GrantAct::Rectify { by: day.parse().unwrap() }, n, HOUR_MS);
         let now = Timestamp(HOUR_MS);
         // What is in force is suspended with the order.
         let (ordered, fact) = grant().act(provider, order(&grant(), "1970-01-09", 1), now).unwrap();

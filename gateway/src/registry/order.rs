@@ -142,7 +142,11 @@ mod tests {
     const DAY_MS: i64 = 24 * 3_600_000;
 
     fn agency(authority: bool) -> Agency {
-        let by = agency::Statement { document: DocumentId::from_bits(1), digest: Digest::sha256(b"a"), issued_at: Timestamp(1) };
+        let by = agency::Statement {
+            document: DocumentId::from_bits(1),
+            digest: Digest::sha256(b"a"),
+            issued_at: Timestamp(1),
+        };
         let body = lingqu_protocol::documents::AgencyBody { authority, ..agency_body() };
         agency::state(None, &body, by, Timestamp(1)).unwrap().0
     }

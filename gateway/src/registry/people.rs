@@ -93,8 +93,12 @@ impl Registry {
             found.thing.suspend(agency.code, reason, now)
         };
         let first: Found<Grant> = self.find(grant).await?.ok_or_else(unknown)?;
-        let cut =
-            Stop { selector: Selector::Grant(first.thing.id), reason: text::reason(reason)?, since: self.clock.wall() };
+        let cut = Stop {
+            selector: Selector::Grant(first.thing.id),
+            reason: text::reason(reason)?,
+            since: self.clock.wall(),
+            by_rule: None,
+        };
         if let Some((next, _)) = suspended(&first, cut.since)? {
             self.gate.publish(vec![grant_update(next)?]);
         }

@@ -141,12 +141,9 @@ impl Registry {
     /// The stops that stand over a grant: its own, its entry's, its requester's, everything's.
     async fn stops_over(&self, grant: &Grant) -> Result<Vec<Value>, RegistryError> {
         let mut stops = Vec::new();
-        for selector in [
-            Selector::Grant(grant.id),
-            Selector::Entry(grant.entry),
-            Selector::Agency(grant.requester),
-            Selector::All,
-        ] {
+        for selector in
+            [Selector::Grant(grant.id), Selector::Entry(grant.entry), Selector::Agency(grant.requester), Selector::All]
+        {
             if let Some(stop) = self.find::<Stop>(&selector.to_string()).await? {
                 stops.push(views::stop(&stop.thing));
             }

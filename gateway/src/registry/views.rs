@@ -154,9 +154,7 @@ pub(super) fn waiting(act: &str, mut of: Value) -> Value {
 /// A finding.
 pub(super) fn finding(finding: &Finding) -> Value {
     let of = &finding.suspected;
-    let said = |said: &Said| {
-        json!({ "by": said.by, "reason": said.reason, "at": said.at.to_rfc3339(), "document": said.document })
-    };
+    let said = |said: &Said| json!({ "by": said.by, "reason": said.reason, "at": said.at.to_rfc3339(), "document": said.document });
     let (said, ended_at) = match &finding.status {
         FindingStatus::Open => (Value::Null, None),
         FindingStatus::Confirmed(what) | FindingStatus::Lifted(what) => (said(what), Some(what.at)),
@@ -164,9 +162,11 @@ pub(super) fn finding(finding: &Finding) -> Value {
     };
     let counts: serde_json::Map<String, Value> =
         of.evidence.counts.iter().map(|(name, count)| (name.clone(), (*count).into())).collect();
-    let shown = of.evidence.shown.iter().map(|s| {
-        json!({ "at": s.at.to_rfc3339(), "what": s.what, "outcome": s.outcome, "address": s.address })
-    });
+    let shown = of
+        .evidence
+        .shown
+        .iter()
+        .map(|s| json!({ "at": s.at.to_rfc3339(), "what": s.what, "outcome": s.outcome, "address": s.address }));
     json!({
         "id": finding.id,
         "status": finding.status.word(),
@@ -213,9 +213,12 @@ fn next_of(finding: &Finding) -> Value {
                 "依常设授权阻断：请确认；有误的请解除".to_owned(),
             ),
         },
-        (FindingStatus::Open, None) => ("look at it, then confirm or lift it".to_owned(), "请核查后确认或解除".to_owned()),
+        (FindingStatus::Open, None) => {
+            ("look at it, then confirm or lift it".to_owned(), "请核查后确认或解除".to_owned())
+        }
         (FindingStatus::Confirmed(_), Some(_)) => (
-            "suspend the grant and order rectification (lingqu grant rectify), then lift the finding with a signature".to_owned(),
+            "suspend the grant and order rectification (lingqu grant rectify), then lift the finding with a signature"
+                .to_owned(),
             "请依法暂停共享权限并责令限期整改（lingqu grant rectify），整改后签署解除".to_owned(),
         ),
         _ => (String::new(), String::new()),

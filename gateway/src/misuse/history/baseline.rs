@@ -56,7 +56,14 @@ struct Hour {
 
 impl Default for Baseline {
     fn default() -> Self {
-        Self { days: VecDeque::new(), hours: None, since: i64::MAX, today: (i64::MIN, 0), hour: (i64::MIN, 0), changed: false }
+        Self {
+            days: VecDeque::new(),
+            hours: None,
+            since: i64::MAX,
+            today: (i64::MIN, 0),
+            hour: (i64::MIN, 0),
+            changed: false,
+        }
     }
 }
 

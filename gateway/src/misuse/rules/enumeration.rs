@@ -24,15 +24,8 @@ pub(super) fn judge(history: &History, seen: &Observation, thresholds: &Threshol
                 "at least {different} different questions of one kind in {} minutes, with {rows} rows in all",
                 limits.minutes
             ),
-            text_zh: format!(
-                "{} 分钟内以同一方式提出至少 {different} 个不同的查询，共返回 {rows} 行",
-                limits.minutes
-            ),
-            counts: vec![
-                ("different", different.into()),
-                ("rows", rows),
-                ("window_minutes", limits.minutes.into()),
-            ],
+            text_zh: format!("{} 分钟内以同一方式提出至少 {different} 个不同的查询，共返回 {rows} 行", limits.minutes),
+            counts: vec![("different", different.into()), ("rows", rows), ("window_minutes", limits.minutes.into())],
             shown: vec![Shown {
                 at: seen.at,
                 what: "pull".to_owned(),

@@ -20,7 +20,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        Self { histories: Histories::default(), thresholds: Thresholds::default(), now: 100 * DAY_MS, found: Vec::new() }
+        Self {
+            histories: Histories::default(),
+            thresholds: Thresholds::default(),
+            now: 100 * DAY_MS,
+            found: Vec::new(),
+        }
     }
 
     fn see_at(&mut self, connection: u64, address: [u8; 4], event: Event) {
@@ -101,7 +106,10 @@ fn scope_repeated_is_one_request_again_and_again_and_not_a_timer_of_every_minute
 fn scope_probing_is_many_different_requests_and_not_some_typing_errors() {
     let mut scene = Scene::new();
     for asked in 0..24 {
-        scene.denied(["columns_outside_scope", "predicate_outside_scope", "method_outside_scope"][asked % 3], asked as u64);
+        scene.denied(
+            ["columns_outside_scope", "predicate_outside_scope", "method_outside_scope"][asked % 3],
+            asked as u64,
+        );
         scene.pass(MINUTE_MS);
     }
     let found = scene.only(Rule::ScopeProbing);

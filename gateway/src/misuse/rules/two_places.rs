@@ -22,7 +22,8 @@ pub(super) fn judge(
     if last.at != seen.at || !history.stands_in(last.from, last.to) {
         return None;
     }
-    let between = turns.iter().filter(|t| (t.from, t.to) == (last.from, last.to) || (t.to, t.from) == (last.from, last.to));
+    let between =
+        turns.iter().filter(|t| (t.from, t.to) == (last.from, last.to) || (t.to, t.from) == (last.from, last.to));
     let shown: Vec<Shown> = between
         .map(|turn| Shown {
             at: turn.at,

@@ -188,8 +188,13 @@ impl Week {
         }
         let connection = self.connect(open, agency, "main", 1);
         for n in 0..1 + self.dice.below(9) {
-            let words =
-                ["columns_outside_scope", "predicate_outside_scope", "purpose_outside_scope", "entry_not_found", "bad_predicate"];
+            let words = [
+                "columns_outside_scope",
+                "predicate_outside_scope",
+                "purpose_outside_scope",
+                "entry_not_found",
+                "bad_predicate",
+            ];
             let word = words[self.dice.below(5) as usize];
             let asked = self.dice.roll();
             let event = Self::answered(word, grant(agency, 0), asked);
@@ -323,7 +328,8 @@ fn misuse_in_the_same_week_is_found_and_nobody_elses_is() {
             (Rule::Departure, 6, false),
         ];
         for (rule, agency, cuts) in expected {
-            let (action, day) = found.get(&(rule, agency)).unwrap_or_else(|| panic!("seed {seed}: no {rule} in {found:?}"));
+            let (action, day) =
+                found.get(&(rule, agency)).unwrap_or_else(|| panic!("seed {seed}: no {rule} in {found:?}"));
             assert_eq!((action.cuts(), *day), (cuts, BEFORE_DAYS + 2), "seed {seed}: {rule}");
         }
         let cuts: Vec<_> = found.iter().filter(|(_, (action, _))| action.cuts()).map(|(key, _)| *key).collect();

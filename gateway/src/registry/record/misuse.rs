@@ -109,8 +109,7 @@ impl From<&Evidence> for EvidenceRow {
 
 impl From<EvidenceRow> for Evidence {
     fn from(row: EvidenceRow) -> Self {
-        let shown =
-            |s: ShownRow| Shown { at: Timestamp(s.at), what: s.what, outcome: s.outcome, address: s.address };
+        let shown = |s: ShownRow| Shown { at: Timestamp(s.at), what: s.what, outcome: s.outcome, address: s.address };
         Self {
             text: row.text,
             text_zh: row.text_zh,

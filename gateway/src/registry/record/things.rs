@@ -210,7 +210,10 @@ enum GrantStatusRow {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rectify: Option<RectificationRow>,
     },
-    Terminated { reason: String, since: i64 },
+    Terminated {
+        reason: String,
+        since: i64,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

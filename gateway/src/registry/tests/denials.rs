@@ -9,6 +9,7 @@ use lingqu_certs::key::SigningKey;
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::documents::*;
 use lingqu_protocol::ids::EntryId;
+use lingqu_protocol::misuse::Action;
 use serde_json::json;
 
 /// Who tries.
@@ -42,13 +43,14 @@ macro_rules! operations {
 
 operations! {
     // Over the wire, with a document that the agency's own officer in the right role signed.
-    SubmitEntry, SubmitOthersEntry, Review, Apply, Answer, Reinstate, Terminate,
+    SubmitEntry, SubmitOthersEntry, Review, Apply, Answer, Reinstate, Terminate, Rectify,
+    IssueOrder, WithdrawOrder, ConfirmFinding, LiftFinding,
     // Over the wire, without one.
     Narrow, Renew, RenewExpired, ReadStatus, ReadCatalogue, ReadUnpublished, ReadPublished, ReadApplication, ReadGrant, ReadInbox,
-    ReadAgents, Join, HandInAgency, HandInOfficer,
+    ReadFinding, ReadOrder, ReadAgents, Join, HandInAgency, HandInOfficer,
     // Through the control socket.
     AgencyAdd, AgencyChange, AgencyShow, AgencyList, OfficerAdd, Invite, JoinByFile, AgentList, RenewalApprove, RenewalList, RenewalWithdraw, Stop,
-    Resume, Check, LedgerVerify,
+    Resume, FindingsList, FindingShow, FindingSay, Check, LedgerVerify,
 }
 
 /// What must come of it.
@@ -80,7 +82,12 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         Apply => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
         Answer => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, NOT_PROVIDER, NoWay],
         Reinstate => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
-        Terminate => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
+        Terminate | Rectify => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
+        IssueOrder => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
+        WithdrawOrder => [NOT_FOUND, NOT_FOUND, Allowed, NOT_FOUND, Allowed, NoWay],
+        ConfirmFinding | LiftFinding => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
+        ReadFinding => [NOT_FOUND, Allowed, Allowed, NOT_FOUND, Allowed, NoWay],
+        ReadOrder => [NOT_FOUND, NOT_FOUND, Allowed, NOT_FOUND, Allowed, NoWay],
         Narrow => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
         Renew => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
         RenewExpired => [NOT_FOUND, RENEWAL, RENEWAL, RENEWAL, RENEWAL, NoWay],
@@ -96,9 +103,8 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         HandInAgency => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
         HandInOfficer => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
         AgencyAdd | AgencyChange | AgencyShow | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList
-        | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => {
-            [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed]
-        }
+        | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | FindingsList | FindingShow | FindingSay
+        | Check | LedgerVerify => [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed],
     }
 }
 
@@ -153,6 +159,9 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             | RenewalWithdraw
             | Stop
             | Resume
+            | FindingsList
+            | FindingShow
+            | FindingSay
             | Check
             | LedgerVerify
     );
@@ -198,6 +207,25 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             act(GrantAct::Reinstate).await
         }
         Terminate => act(GrantAct::Terminate).await,
+        Rectify => act(GrantAct::Rectify { by: "2027-01-31".parse().unwrap() }).await,
+        IssueOrder => {
+            let body = w.order_body(&w.provider, Action::CutGrant);
+            let body = StandingOrderBody { agency: by.agency.clone(), ..body };
+            w.hand_in(&by.agent, &by.office_head, body, None).await.map(drop)
+        }
+        WithdrawOrder => {
+            let (order, digest) = ordered(&w).await;
+            let body = OrderWithdrawalBody { order, reason: "r".into() };
+            w.hand_in(&by.agent, &by.office_head, body, Some(digest)).await.map(drop)
+        }
+        ConfirmFinding | LiftFinding => {
+            let finding = w.found(grant).await.id;
+            let act = if operation == LiftFinding { FindingAct::Lift } else { FindingAct::Confirm };
+            let body = FindingActBody { finding, act, reason: "r".into() };
+            w.hand_in(&by.agent, &by.office_head, body, None).await.map(drop)
+        }
+        ReadFinding => read("finding", &w.found(grant).await.id.to_string()).await,
+        ReadOrder => read("standing-order", &ordered(&w).await.0.to_string()).await,
         Narrow => w.registry.narrow(&by.agent, &grant.to_string(), "r").await.map(drop),
         Renew => w.registry.renew(&by.agent, &csr(&by.office_head)).await.map(drop),
         RenewExpired => {
@@ -219,7 +247,8 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             w.carry(&by.agent, &statement).await.map(drop)
         }
         AgencyAdd | AgencyChange | AgencyShow | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList
-        | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | Check | LedgerVerify => {
+        | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | FindingsList | FindingShow | FindingSay
+        | Check | LedgerVerify => {
             return NoWay;
         }
     };
@@ -228,6 +257,14 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
         Err(RegistryError::Refused(refusal)) => Refused(refusal.word()),
         Err(other) => panic!("{operation:?} by {role:?}: {other}"),
     }
+}
+
+/// A standing order of the provider.
+async fn ordered(w: &World) -> (lingqu_protocol::ids::OrderId, lingqu_protocol::digest::Digest) {
+    let body = w.order_body(&w.provider, Action::CutGrant);
+    let order = body.order;
+    let taken = w.hand_in(&w.provider.agent, &w.provider.office_head, body, None).await.unwrap();
+    (order, digest(&taken.json))
 }
 
 async fn invitation(w: &World) -> lingqu_certs::invitation::Invitation {
@@ -268,16 +305,25 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
             w.registry.stop(&crate::registry::stop::Selector::All, "r").await.unwrap();
             json!({ "do": "resume", "selector": "all", "reason": "r" })
         }
+        FindingsList => json!({ "do": "findings_list", "after": "" }),
+        FindingShow | FindingSay => {
+            w.published().await;
+            let finding = w.found(w.granted().await).await.id;
+            match operation {
+                FindingShow => json!({ "do": "finding_show", "id": finding }),
+                _ => json!({ "do": "finding_say", "id": finding, "act": "lift", "reason": "r" }),
+            }
+        }
         Check => json!({ "do": "check" }),
         LedgerVerify => json!({ "do": "ledger_verify", "checkpoints": [] }),
         // Whatever it would be called, no command takes an officer's document or reads for an agency.
-        SubmitEntry | SubmitOthersEntry | Review | Apply | Answer | Reinstate | Terminate | HandInAgency
-        | HandInOfficer => {
+        SubmitEntry | SubmitOthersEntry | Review | Apply | Answer | Reinstate | Terminate | Rectify | IssueOrder
+        | WithdrawOrder | ConfirmFinding | LiftFinding | HandInAgency | HandInOfficer => {
             let body = w.entry_body(&w.provider, EntryId::from_bits(1));
             let envelope = document::seal(&w.document(body, None), &w.provider.agency_head).unwrap().to_json();
             for word in ["agency_add", "officer_add"] {
                 let command = serde_json::from_value(json!({ "do": word, "envelope": envelope })).unwrap();
-                let failure = admin::execute(&w.registry, w.state.as_ref(), command).await.unwrap_err();
+                let failure = admin::execute(&w.desk(), command).await.unwrap_err();
                 assert_eq!(failure.word, "document_refused", "{operation:?}");
             }
             json!({ "do": "take_document", "envelope": envelope })
@@ -287,10 +333,10 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
         RenewExpired => json!({ "do": "renew_expired", "csr": "" }),
         Join => json!({ "do": "join", "invitation": "", "csr": "" }),
         ReadStatus | ReadCatalogue | ReadUnpublished | ReadPublished | ReadApplication | ReadGrant | ReadInbox
-        | ReadAgents => json!({ "do": "read", "kind": "status", "id": "" }),
+        | ReadFinding | ReadOrder | ReadAgents => json!({ "do": "read", "kind": "status", "id": "" }),
     };
     let Ok(command) = serde_json::from_value::<Command>(command) else { return NoWay };
-    match admin::execute(&w.registry, w.state.as_ref(), command).await {
+    match admin::execute(&w.desk(), command).await {
         Ok(_) => Allowed,
         Err(failure) => panic!("{operation:?} by the operator: {failure}"),
     }
@@ -327,6 +373,9 @@ fn every_command_has_its_row() {
         Command::RenewalWithdraw { .. } => RenewalWithdraw,
         Command::Stop { .. } => Stop,
         Command::Resume { .. } => Resume,
+        Command::FindingsList { .. } => FindingsList,
+        Command::FindingShow { .. } => FindingShow,
+        Command::FindingSay { .. } => FindingSay,
         Command::Check {} => Check,
         Command::LedgerVerify { .. } => LedgerVerify,
     };
@@ -349,6 +398,11 @@ fn every_request_has_its_rows() {
                 Answer,
                 Reinstate,
                 Terminate,
+                Rectify,
+                IssueOrder,
+                WithdrawOrder,
+                ConfirmFinding,
+                LiftFinding,
                 HandInAgency,
                 HandInOfficer,
             ],
@@ -360,6 +414,8 @@ fn every_request_has_its_rows() {
                 ReadApplication,
                 ReadGrant,
                 ReadInbox,
+                ReadFinding,
+                ReadOrder,
                 ReadAgents,
             ],
             Ask::Narrow(_) => &[Narrow],

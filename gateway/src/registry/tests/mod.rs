@@ -2,5 +2,6 @@
 
 mod denials;
 mod documents;
+mod findings;
 mod people;
 pub(crate) mod world;

@@ -14,8 +14,9 @@ use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::*;
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::{Clock, Timestamp};
-use lingqu_protocol::ids::{ApplicationId, DocumentId, EntryId, GatewayId, GrantId};
+use lingqu_protocol::ids::{ApplicationId, DocumentId, EntryId, GatewayId, GrantId, OrderId};
 use lingqu_protocol::leaf::Leaf;
+use lingqu_protocol::misuse::{Action, Rule};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -86,7 +87,7 @@ pub(crate) struct Member {
 }
 
 pub(crate) struct World {
-    pub(crate) registry: Registry,
+    pub(crate) registry: Arc<Registry>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) state: Arc<MemoryState>,
     pub(crate) clock: Arc<TestClock>,
@@ -123,7 +124,7 @@ impl World {
         let clock = Arc::new(TestClock(AtomicI64::new(START.0)));
         let ca = Authority::create(dir.path(), DOMAIN, START, &OsEntropy::new()).unwrap();
         let gate = Arc::new(Gate::new(clock.clone()));
-        let registry = registry(&state, &gate, &clock, ca, &root);
+        let registry = Arc::new(registry(&state, &gate, &clock, ca, &root));
         let world = Self {
             registry,
             gate,
@@ -155,8 +156,14 @@ impl World {
 
     /// The same, with a place for cuts that cannot be recorded.
     pub(crate) fn keeping(mut self, cuts: Arc<dyn crate::registry::port::Cuts>) -> Self {
-        self.registry = self.registry.keeping(cuts);
+        let registry = Arc::into_inner(self.registry).unwrap();
+        self.registry = Arc::new(registry.keeping(cuts));
         self
+    }
+
+    /// What commands of the operator work on.
+    pub(crate) fn desk(&self) -> crate::admin::Desk {
+        crate::admin::Desk { registry: Arc::clone(&self.registry), state: self.state.clone(), running: None }
     }
 
     /// The same state under a new registry and a new gate, as after a restart.
@@ -298,6 +305,34 @@ impl World {
     pub(crate) async fn granted(&self) -> GrantId {
         let applied = self.applied().await;
         self.approve(applied, None).await.unwrap().0
+    }
+
+    /// A finding about the requester under this grant, which cut it.
+    pub(crate) async fn found(&self, grant: GrantId) -> crate::registry::finding::Finding {
+        self.registry.suspect(self.suspected(grant), DAY_MS).await.unwrap()
+    }
+
+    /// What a rule suspects of the requester under this grant.
+    pub(crate) fn suspected(&self, grant: GrantId) -> crate::registry::finding::Suspected {
+        crate::registry::finding::Suspected {
+            grant: Some(grant),
+            agent: Some(self.requester.agent.clone()),
+            agency: self.requester.code,
+            provider: Some(self.provider.code),
+            ..crate::registry::finding::tests::suspected(Action::CutGrant)
+        }
+    }
+
+    /// A standing order for cutting grants.
+    pub(crate) fn order_body(&self, of: &Member, strongest: Action) -> StandingOrderBody {
+        StandingOrderBody {
+            order: OrderId::from_bits(self.id()),
+            agency: of.code.to_string(),
+            rules: vec![Rule::ScopeProbing],
+            strongest,
+            until: "2027-03-31".parse().unwrap(),
+            reason: "夜间值守".into(),
+        }
     }
 
     /// One record as a peer reads it.
