@@ -19,10 +19,14 @@ use crate::error::{AgentError, Told};
 use crate::machine::Machine;
 use crate::output::Output;
 use crate::records::Kind;
-use args::{ApplicationCommand, CatalogueCommand, Command, GrantCommand, OfficerCommand, ReceiptCommand};
+use args::{
+    ApplicationCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand, OfficerCommand, ReceiptCommand,
+    StandingOrderCommand,
+};
 use lingqu_certs::os;
 use lingqu_certs::profile::Profile;
 use lingqu_certs::quic::QuicChannel;
+use lingqu_protocol::documents::FindingAct;
 use std::path::{Path, PathBuf};
 
 /// Exit code of a command that did what was asked.
@@ -136,6 +140,17 @@ pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
         Command::Grant(GrantCommand::Suspend(args)) => acts::suspend(app, &args).await?,
         Command::Grant(GrantCommand::Reinstate(args)) => acts::reinstate(app, &args).await?,
         Command::Grant(GrantCommand::Terminate(args)) => acts::terminate(app, &args).await?,
+        Command::Grant(GrantCommand::Rectify(args)) => acts::rectify(app, &args).await?,
+        Command::Findings(FindingsCommand::List) => look::list(app, Kind::Finding).await?,
+        Command::Findings(FindingsCommand::Show(args)) => look::show(app, Kind::Finding, &args.id).await?,
+        Command::Findings(FindingsCommand::Confirm(args)) => acts::say(app, &args, FindingAct::Confirm).await?,
+        Command::Findings(FindingsCommand::Lift(args)) => acts::say(app, &args, FindingAct::Lift).await?,
+        Command::StandingOrder(StandingOrderCommand::Issue(args)) => acts::issue_order(app, &args).await?,
+        Command::StandingOrder(StandingOrderCommand::Withdraw(args)) => acts::withdraw_order(app, &args).await?,
+        Command::StandingOrder(StandingOrderCommand::List) => look::list(app, Kind::StandingOrder).await?,
+        Command::StandingOrder(StandingOrderCommand::Show(args)) => {
+            look::show(app, Kind::StandingOrder, &args.id).await?;
+        }
         Command::Sign(args) => paper::sign(app, &args)?,
         Command::Send(args) => paper::send(app, &args).await?,
         Command::Verify(args) => paper::verify(app, &args)?,

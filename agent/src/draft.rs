@@ -4,7 +4,8 @@ use crate::error::AgentError;
 use crate::machine::Machine;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, Body, Document, EntryBody, GrantActBody, ReviewBody, Signer,
+    Answer, AnswerBody, ApplicationBody, Body, Document, EntryBody, FindingActBody, GrantActBody, OrderWithdrawalBody,
+    ReviewBody, Signer, StandingOrderBody,
 };
 use lingqu_protocol::ids::{DocumentId, GatewayId};
 use serde_json::{Value, json};
@@ -57,7 +58,7 @@ type Reader = fn(&str, &[u8]) -> Option<Summary>;
 
 /// Reads a payload without checking any signature; `None` where it is no document that an officer signs.
 pub fn summary(payload_type: &str, payload: &[u8]) -> Option<Summary> {
-    let readers: [Reader; 5] = [
+    let readers: [Reader; 8] = [
         |t, p| read::<EntryBody>(t, p, |b| json!({"id": b.entry})),
         |t, p| read::<ReviewBody>(t, p, |b| json!({"id": b.entry})),
         |t, p| read::<ApplicationBody>(t, p, |b| json!({"id": b.application})),
@@ -68,6 +69,9 @@ pub fn summary(payload_type: &str, payload: &[u8]) -> Option<Summary> {
             })
         },
         |t, p| read::<GrantActBody>(t, p, |b| json!({"id": b.grant})),
+        |t, p| read::<StandingOrderBody>(t, p, |b| json!({"id": b.order})),
+        |t, p| read::<OrderWithdrawalBody>(t, p, |b| json!({"id": b.order})),
+        |t, p| read::<FindingActBody>(t, p, |b| json!({"id": b.finding})),
     ];
     readers.into_iter().find_map(|reader| reader(payload_type, payload))
 }

@@ -24,6 +24,10 @@ pub enum Kind {
     Application,
     /// Grants given and held.
     Grant,
+    /// What rules found, about this agency or on its data.
+    Finding,
+    /// Standing orders of this agency.
+    StandingOrder,
     /// What waits for this agency.
     Inbox,
     /// This agent, as the gateway knows it.
@@ -37,6 +41,8 @@ impl Kind {
             Self::Catalogue => "catalogue",
             Self::Application => "application",
             Self::Grant => "grant",
+            Self::Finding => "finding",
+            Self::StandingOrder => "standing-order",
             Self::Inbox => "inbox",
             Self::Status => "status",
         }

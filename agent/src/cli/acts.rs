@@ -1,15 +1,19 @@
 //! Acts: entries, applications, answers, and what is done to grants.
 
-use super::args::{AnswerArgs, ApplyArgs, GrantActArgs, ReviewArgs, SubmitArgs, SuspendArgs};
+use super::args::{
+    AnswerArgs, ApplyArgs, FindingArgs, GrantActArgs, OrderArgs, RectifyArgs, ReviewArgs, SubmitArgs, SuspendArgs,
+    WithdrawArgs,
+};
 use super::{App, paper, read_text};
 use crate::error::{AgentError, Told};
 use crate::records::{self, Kind};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, EntryBody, GrantAct, GrantActBody, Review, ReviewBody,
+    Answer, AnswerBody, ApplicationBody, EntryBody, FindingAct, FindingActBody, GrantAct, GrantActBody,
+    OrderWithdrawalBody, Review, ReviewBody, StandingOrderBody,
 };
 use lingqu_protocol::entry::EntrySpec;
-use lingqu_protocol::ids::{ApplicationId, EntryId, GrantId};
+use lingqu_protocol::ids::{ApplicationId, EntryId, GrantId, OrderId};
 use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
 use lingqu_protocol::spec::{SPEC_BYTES_MAX, SpecError};
 use serde_json::Value;
@@ -77,6 +81,39 @@ pub(super) async fn reinstate(app: &App, args: &GrantActArgs) -> Result<(), Agen
 /// `grant terminate`.
 pub(super) async fn terminate(app: &App, args: &GrantActArgs) -> Result<(), AgentError> {
     grant_act(app, args, GrantAct::Terminate).await
+}
+
+/// `grant rectify`.
+pub(super) async fn rectify(app: &App, args: &RectifyArgs) -> Result<(), AgentError> {
+    let (grant, follows) = stands(app, Kind::Grant, &args.id.to_string()).await?;
+    let body = GrantActBody { grant, act: GrantAct::Rectify { by: args.by }, reason: args.reason.clone() };
+    paper::act(app, &args.sign, Some(follows), body).await
+}
+
+/// `findings confirm`, `findings lift`.
+pub(super) async fn say(app: &App, args: &FindingArgs, act: FindingAct) -> Result<(), AgentError> {
+    let body = FindingActBody { finding: args.id, act, reason: args.reason.clone() };
+    paper::act(app, &args.sign, None, body).await
+}
+
+/// `standing-order issue`.
+pub(super) async fn issue_order(app: &App, args: &OrderArgs) -> Result<(), AgentError> {
+    let body = StandingOrderBody {
+        order: OrderId::random(app.machine.entropy.as_ref()).map_err(|e| AgentError::entropy(&e))?,
+        agency: app.profile()?.settings().agent.agency.to_string(),
+        rules: args.rules.clone(),
+        strongest: args.strongest,
+        until: args.until,
+        reason: args.reason.clone(),
+    };
+    paper::act(app, &args.sign, None, body).await
+}
+
+/// `standing-order withdraw`.
+pub(super) async fn withdraw_order(app: &App, args: &WithdrawArgs) -> Result<(), AgentError> {
+    let (order, follows) = stands(app, Kind::StandingOrder, &args.id.to_string()).await?;
+    let body = OrderWithdrawalBody { order, reason: args.reason.clone() };
+    paper::act(app, &args.sign, Some(follows), body).await
 }
 
 async fn grant_act(app: &App, args: &GrantActArgs, act: GrantAct) -> Result<(), AgentError> {

@@ -73,6 +73,12 @@ pub enum Command {
     /// Grants, given and held. (共享权限)
     #[command(subcommand)]
     Grant(GrantCommand),
+    /// What rules over misuse found, never called a violation. (疑似问题线索)
+    #[command(subcommand)]
+    Findings(FindingsCommand),
+    /// Orders under which rules may cut. (常设授权)
+    #[command(subcommand)]
+    StandingOrder(StandingOrderCommand),
     /// Sign what `--prepare` wrote, with no connection. (签署)
     Sign(SignFileArgs),
     /// Hand in a signed document. (提交)

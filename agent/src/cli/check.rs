@@ -7,8 +7,8 @@ use lingqu_certs::document::{DocumentError, open};
 use lingqu_certs::key::PublicKey;
 use lingqu_certs::root::open_as_root;
 use lingqu_protocol::documents::{
-    AgencyBody, AnswerBody, ApplicationBody, Body, Document, EntryBody, GatewayBody, GrantActBody, OfficerBody,
-    ReviewBody, Signer,
+    AgencyBody, AnswerBody, ApplicationBody, Body, Document, EntryBody, FindingActBody, GatewayBody, GrantActBody,
+    OfficerBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
 };
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
@@ -50,12 +50,15 @@ pub(super) fn verified(
     }
     let key: PublicKey = officer.key.parse()?;
     let gateway = expected.unwrap_or(summary.gateway);
-    let readers: [OfficerReader; 5] = [
+    let readers: [OfficerReader; 8] = [
         as_officer::<EntryBody>,
         as_officer::<ReviewBody>,
         as_officer::<ApplicationBody>,
         as_officer::<AnswerBody>,
         as_officer::<GrantActBody>,
+        as_officer::<StandingOrderBody>,
+        as_officer::<OrderWithdrawalBody>,
+        as_officer::<FindingActBody>,
     ];
     for reader in readers {
         if reader(envelope, gateway, key)? {

@@ -22,6 +22,23 @@ const fn columns(kind: Kind) -> &'static [Column] {
         Kind::Catalogue => &[ID, ("code", "code", "代码"), NAME, ("format", "format", "格式"), STATUS, PROVIDER],
         Kind::Application => &[ID, STATUS, ENTRY, REQUESTER, PROVIDER, ("grant", "grant", "共享权限")],
         Kind::Grant => &[ID, STATUS, ENTRY, REQUESTER, PROVIDER, ("until", "until", "截止")],
+        Kind::Finding => &[
+            ID,
+            STATUS,
+            ("rule", "rule", "规则"),
+            ("agency", "about", "涉及部门"),
+            ("grant", "grant", "共享权限"),
+            ("action", "action", "处置"),
+            ("text", "what", "内容"),
+        ],
+        Kind::StandingOrder => &[
+            ID,
+            STATUS,
+            ("issuer", "by", "签发部门"),
+            ("rules", "rules", "规则"),
+            ("strongest", "strongest", "最强处置"),
+            ("until", "until", "截止"),
+        ],
         Kind::Inbox => &[ID, ("act", "to do", "待办"), STATUS, NAME, ENTRY, REQUESTER],
         Kind::Status => &[ID, STATUS],
     }

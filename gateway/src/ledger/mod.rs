@@ -154,16 +154,12 @@ impl Ledger {
         tree::consistency(self.state.as_ref(), old_size, size).await
     }
 
-    /// When the last leaf says it was written: the wall clock must not be far behind. `None` for an empty ledger.
+    /// When the last leaf says it was written: see [`last_at`].
     ///
     /// # Errors
     /// Ours; a last leaf that cannot be read is [`StateError::Damaged`].
     pub async fn last_at(&self) -> Result<Option<Timestamp>, LedgerError> {
-        let Some(last) = self.state.head().await?.size.checked_sub(1) else { return Ok(None) };
-        let missing = || StateError::Damaged(format!("leaf {last} is missing"));
-        let leaf = self.state.leaf(last).await?.ok_or_else(missing)?;
-        let leaf = Leaf::decode(&leaf.bytes).map_err(|e| StateError::Damaged(format!("leaf {last}: {e}")))?;
-        Ok(Some(Timestamp(leaf.at)))
+        Ok(last_at(self.state.as_ref()).await?)
     }
 
     async fn signed(&self, size: u64) -> Result<(Head, String), LedgerError> {
@@ -172,6 +168,18 @@ impl Ledger {
         let head = Head { size, root };
         Ok((head, self.notary.sign(head, committed)?))
     }
+}
+
+/// When the last leaf says it was written: the wall clock must not be far behind. `None` for an empty ledger.
+///
+/// # Errors
+/// The state's; a last leaf that cannot be read is [`StateError::Damaged`].
+pub async fn last_at(state: &dyn State) -> Result<Option<Timestamp>, StateError> {
+    let Some(last) = state.head().await?.size.checked_sub(1) else { return Ok(None) };
+    let missing = || StateError::Damaged(format!("leaf {last} is missing"));
+    let leaf = state.leaf(last).await?.ok_or_else(missing)?;
+    let leaf = Leaf::decode(&leaf.bytes).map_err(|e| StateError::Damaged(format!("leaf {last}: {e}")))?;
+    Ok(Some(Timestamp(leaf.at)))
 }
 
 #[cfg(test)]

@@ -19,7 +19,6 @@ use lingqu_protocol::misuse::{Action, Rule};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::error::TryRecvError;
 
 /// Observations that are judged at a time, before the watch looks at its clock again.
 const AT_A_TIME: usize = 256;
@@ -89,7 +88,7 @@ enum Standing {
         written_at: Timestamp,
         again: u64,
     },
-    /// It was lifted or ended; until then the rule does not cut the same again.
+    /// It was lifted; until then the rule does not cut the same again.
     Quiet {
         until: Timestamp,
     },
@@ -154,13 +153,11 @@ impl Watch {
         }
     }
 
-    /// Judges everything that waits, and what is due: for tests, and where nothing else runs.
-    pub async fn catch_up(&mut self) {
-        loop {
-            match self.observed.queue.try_recv() {
-                Ok(observation) => self.judge(&observation).await,
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
+    /// Judges everything that waits, and what is due.
+    #[cfg(test)]
+    async fn catch_up(&mut self) {
+        while let Ok(observation) = self.observed.queue.try_recv() {
+            self.judge(&observation).await;
         }
         while let Ok(grant) = self.observed.changed.try_recv() {
             self.judge_grant(grant).await;
@@ -184,8 +181,9 @@ impl Watch {
         let terms = |grant: &Grant| {
             let entry = snapshot.entry(&grant.entry())?;
             let ids = (grant.id, grant.entry(), entry.provider);
-            (*grant.status() == GrantStatus::InForce)
-                .then(|| Terms::new(ids, &entry.spec, &grant.scope.whole().columns))
+            let scope = grant.scope.whole();
+            let clear = scope.columns.iter().filter(|column| scope.is_in_clear(column));
+            (*grant.status() == GrantStatus::InForce).then(|| Terms::new(ids, &entry.spec, clear))
         };
         let Some(own) = snapshot.grant(&requester, &grant).and_then(terms) else { return };
         let others: Vec<Terms> = snapshot.grants(&requester).filter(|g| g.id != grant).filter_map(terms).collect();
@@ -371,13 +369,14 @@ impl Watch {
             self.histories.forgive(&Who::from(agent));
         }
         let quiet_ms = i64::from(self.parts.thresholds.quiet_hours) * HOUR_MS;
-        let wrong = matches!(finding.status, FindingStatus::Lifted(_) | FindingStatus::Expired { .. });
+        // Who lifted it has looked. What ended unseen is cut again where it goes on.
+        let looked_at = matches!(finding.status, FindingStatus::Lifted(_));
         let case = self.cases.iter().find_map(|(case, standing)| match standing {
             Standing::Open { finding: id, .. } if *id == finding.id => Some(case.clone()),
             _ => None,
         });
         let Some(case) = case else { return };
-        if wrong {
+        if looked_at {
             self.cases.insert(case, Standing::Quiet { until: now.plus_ms(quiet_ms) });
         } else {
             self.cases.remove(&case);

@@ -217,7 +217,7 @@ impl Refusal {
         match word {
             "purpose_outside_scope" => Some(Self::Purpose),
             "period_ended" | "grant_terminated" => Some(Self::AfterEnd),
-            "volume_used_up" | "rate_above_approved" | "requests_used_up" => Some(Self::AboveLimit),
+            "volume_used_up" | "requests_used_up" => Some(Self::AboveLimit),
             "grant_not_found" | "no_grant" | "entry_not_found" | "not_provider" => Some(Self::NotThere),
             word if word.ends_with("_outside_scope") => Some(Self::OutsideScope),
             _ => None,

@@ -12,8 +12,10 @@ mod repeated;
 mod two_places;
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod week;
 
 use super::history::{Denial, History};

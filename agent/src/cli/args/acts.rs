@@ -2,7 +2,9 @@
 
 use crate::batch::TextEncoding;
 use clap::{Args, Subcommand};
-use lingqu_protocol::ids::{ApplicationId, GrantId};
+use lingqu_protocol::documents::Day;
+use lingqu_protocol::ids::{ApplicationId, FindingId, GrantId, OrderId};
+use lingqu_protocol::misuse::{Action, Rule};
 use std::path::PathBuf;
 
 /// Who signs: an officer's key on this machine, or one elsewhere.
@@ -162,6 +164,9 @@ pub enum GrantCommand {
     Show(ShowArgs),
     /// Suspend a grant at once (暂停共享权限): what flows is cut. Needs no officer's key.
     Suspend(SuspendArgs),
+    /// Order that it be put right by a day (限期整改): what is in force is suspended with the order. The office head of the
+    /// provider or of the authority signs.
+    Rectify(RectifyArgs),
     /// Lift a suspension (恢复). The provider's office head signs.
     Reinstate(GrantActArgs),
     /// End a grant for good (终止共享). The provider's office head signs.
@@ -176,6 +181,111 @@ pub struct SuspendArgs {
     /// Why.
     #[arg(long, value_name = "WHY")]
     pub reason: String,
+}
+
+/// `grant rectify`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  lingqu grant rectify grant-... --by 2026-12-31 --reason '补充使用台账，删除超范围数据' --key ./office-head
+
+The requester reads it in `inbox` and `grant show`. Put right in time: `grant reinstate`. Not, or not enough: `grant terminate`
+(共享条例第二十七条). The same command with another day gives more time.")]
+pub struct RectifyArgs {
+    /// The grant.
+    pub id: GrantId,
+    /// The last day, in China Standard Time.
+    #[arg(long, value_name = "DATE")]
+    pub by: Day,
+    /// What has to be put right.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `findings …`.
+#[derive(Debug, Subcommand)]
+pub enum FindingsCommand {
+    /// List findings: about this agency, on its own data, or all for the authority.
+    List,
+    /// Show one with its evidence, and what to do by when.
+    Show(ShowArgs),
+    /// Say that it holds (确认): what was cut stays cut. The office head of the provider or of the authority signs.
+    #[command(after_help = "Example:\n  lingqu findings confirm finding-... --reason 已核实 --key ./office-head")]
+    Confirm(FindingArgs),
+    /// Say that it does not hold, or is settled (解除): what was cut goes on. The office head of the provider or of the
+    /// authority signs.
+    #[command(after_help = "Example:\n  lingqu findings lift finding-... --reason 已整改 --key ./office-head")]
+    Lift(FindingArgs),
+}
+
+/// `findings confirm`, `findings lift`.
+#[derive(Debug, Args)]
+pub struct FindingArgs {
+    /// The finding.
+    pub id: FindingId,
+    /// Why.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `standing-order …`.
+#[derive(Debug, Subcommand)]
+pub enum StandingOrderCommand {
+    /// Give one: which rules may cut, how far, until when. The office head of the authority or of a provider signs.
+    #[command(after_help = "\
+Examples:
+  lingqu standing-order issue --rule scope_probing --rule enumeration --strongest cut_grant --until 2027-03-31 \\
+    --reason 夜间无人值守 --key ./office-head
+  lingqu standing-order issue --rule two_places --strongest cut_agent --until 2027-03-31 --reason 防止密钥盗用 --prepare o.bin
+
+A provider's order reaches grants of its own entries and no further than cut_grant; the authority's reaches everybody.
+Without an order a rule's cut has to be confirmed in time, or it is lifted by itself.")]
+    Issue(OrderArgs),
+    /// Take one back before its last day; what was cut under it stays cut. Its office head, or the authority's, signs.
+    Withdraw(WithdrawArgs),
+    /// List them: those of this agency, or all for the authority.
+    List,
+    /// Show one.
+    Show(ShowArgs),
+}
+
+/// `standing-order issue`.
+#[derive(Debug, Args)]
+pub struct OrderArgs {
+    /// A rule; may be given again.
+    #[arg(long = "rule", value_name = "CODE", required = true)]
+    pub rules: Vec<Rule>,
+    /// The strongest action: cut_grant, cut_agent or cut_agency.
+    #[arg(long, value_name = "ACTION")]
+    pub strongest: Action,
+    /// Its last day, in China Standard Time.
+    #[arg(long, value_name = "DATE")]
+    pub until: Day,
+    /// Why.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `standing-order withdraw`.
+#[derive(Debug, Args)]
+pub struct WithdrawArgs {
+    /// The order.
+    pub id: OrderId,
+    /// Why.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
 }
 
 /// `grant reinstate`, `grant terminate`.

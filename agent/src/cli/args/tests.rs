@@ -46,6 +46,30 @@ fn every_command_of_the_design_is_understood() {
         &["grant", "suspend", grant, "--reason", "why"],
         &["grant", "reinstate", grant, "--reason", "why", "--key", "o"],
         &["grant", "terminate", grant, "--reason", "why", "--prepare", "f"],
+        &["grant", "rectify", grant, "--by", "2026-12-31", "--reason", "why", "--key", "o"],
+        &["findings", "list"],
+        &["findings", "show", "f"],
+        &["findings", "confirm", "finding-00000000000000000000000007", "--reason", "why", "--key", "o"],
+        &["findings", "lift", "finding-00000000000000000000000007", "--reason", "why", "--prepare", "f"],
+        &["standing-order", "list"],
+        &["standing-order", "show", "o"],
+        &[
+            "standing-order",
+            "issue",
+            "--rule",
+            "enumeration",
+            "--rule",
+            "two_places",
+            "--strongest",
+            "cut_agent",
+            "--until",
+            "2027-01-31",
+            "--reason",
+            "why",
+            "--key",
+            "o",
+        ],
+        &["standing-order", "withdraw", "order-00000000000000000000000007", "--reason", "why", "--key", "o"],
         &["sign", "f", "--key", "o", "--out", "s"],
         &["send", "s"],
         &["verify", "s", "--signer", "c"],
@@ -87,6 +111,11 @@ fn bounds_and_ids_are_checked_where_they_are_read() {
     assert_eq!(refused(&["transfer", "show", "x"]), ErrorKind::ValueValidation);
     assert_eq!(refused(&["pull", "g", "--version", "0", "--out", "o"]), ErrorKind::ValueValidation);
     assert_eq!(refused(&["push", "file", "e"]), ErrorKind::MissingRequiredArgument);
+    let grant = "grant-00000000000000000000000007";
+    let rectify = ["grant", "rectify", grant, "--by", "31.12.2026", "--reason", "why", "--key", "o"];
+    assert_eq!(refused(&rectify), ErrorKind::ValueValidation);
+    let order = ["standing-order", "issue", "--rule", "all", "--strongest", "cut_grant", "--until", "2027-01-31"];
+    assert_eq!(refused(&[&order[..], &["--reason", "w", "--key", "o"]].concat()), ErrorKind::ValueValidation);
 }
 
 #[test]

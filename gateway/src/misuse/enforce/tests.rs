@@ -1,1 +1,208 @@
+//! The watch over a real registry, a real gate and a state in memory.
 
+use super::*;
+use crate::gate::{Ask, Peer, Permit as _, Target};
+use crate::misuse::observation::{Answered, Fingerprint};
+use crate::misuse::queue::{Observer, pair};
+use crate::registry::tests::world::{CODE, DAY_MS as WORLD_DAY_MS, ENTRY, World};
+use lingqu_protocol::documents::*;
+use lingqu_protocol::ids::GrantId;
+use std::time::Duration;
+
+struct Watched {
+    w: World,
+    watch: Watch,
+    observer: Arc<Observer>,
+    grant: GrantId,
+}
+
+async fn watched(thresholds: Thresholds) -> Watched {
+    let w = World::new().await;
+    w.published().await;
+    let grant = w.granted().await;
+    w.gate.refresh(Duration::from_secs(100_000_000));
+    let clock: Arc<dyn Clock> = w.clock.clone();
+    let (observer, observed) = pair(Fingerprint::new([0; 32]), Arc::clone(&clock));
+    let parts = WatchParts {
+        registry: Arc::clone(&w.registry),
+        gate: Arc::clone(&w.gate),
+        state: w.state.clone(),
+        clock,
+        thresholds,
+    };
+    let watch = Watch::begin(parts, observed).await.unwrap();
+    Watched { w, watch, observer: Arc::new(observer), grant }
+}
+
+impl Watched {
+    fn peer(&self) -> Peer {
+        Peer { agent: self.w.requester.agent.clone(), address: "127.0.0.1".parse().unwrap() }
+    }
+
+    fn ask(&self) -> Result<crate::gate::PullPermit, &'static str> {
+        let target = Target::Grant(self.grant);
+        let ask = Ask { target, columns: vec![], rows: None, region: None, purpose: None };
+        self.w.gate.pull(&self.peer(), &ask).map_err(|denied| denied.word())
+    }
+
+    fn probe(&self, from: u64, count: u64) {
+        for asked in from..from + count {
+            let (grant, word) = (Some(self.grant), "columns_outside_scope");
+            let answered = Answered { operation: "pull", word, grant, entry: None, asked };
+            self.observer.answered(&self.peer(), 1, answered);
+        }
+    }
+
+    async fn findings(&self) -> Vec<serde_json::Value> {
+        self.w.registry.findings("").await.unwrap().0
+    }
+}
+
+#[tokio::test]
+async fn probing_cuts_what_runs_once_and_a_lifted_one_is_not_cut_again_at_once() {
+    let mut x = watched(Thresholds::default()).await;
+    let running = x.ask().unwrap();
+    x.probe(0, 23);
+    x.watch.catch_up().await;
+    running.leash().check().unwrap();
+    x.probe(23, 40);
+    x.watch.catch_up().await;
+    assert!(running.leash().check().is_err());
+    assert_eq!(x.ask().unwrap_err(), "stopped");
+    let found = x.findings().await;
+    assert_eq!(found.len(), 1, "the same again is the same finding: {found:?}");
+    assert_eq!(found[0]["provider"], x.w.provider.code.to_string());
+    let id = found[0]["id"].as_str().unwrap().to_owned();
+    x.w.registry.say_of_finding(&id, FindingAct::Lift, "演练").await.unwrap();
+    x.watch.catch_up().await;
+    assert!(x.ask().is_ok());
+    // What was before it does not count again; what comes after is warned of, and not cut, for a day.
+    x.probe(100, 10);
+    x.watch.catch_up().await;
+    assert_eq!(x.findings().await.len(), 1);
+    x.probe(110, 30);
+    x.watch.catch_up().await;
+    let open: Vec<_> = x.findings().await.into_iter().filter(|f| f["status"] == "open").collect();
+    assert_eq!((open.len(), open[0]["action"].as_str()), (1, Some("warn")));
+    assert!(x.ask().is_ok());
+    x.w.clock.pass(31 * WORLD_DAY_MS);
+    x.watch.catch_up().await;
+    assert!(x.findings().await.iter().all(|f| f["status"] != "open"), "nobody looked at it for a month");
+    x.probe(200, 30);
+    x.watch.catch_up().await;
+    assert_eq!(x.ask().unwrap_err(), "stopped", "and then it is cut again");
+}
+
+#[tokio::test]
+async fn a_cut_that_nobody_confirms_ends_and_over_a_restart_too() {
+    let mut x = watched(Thresholds::default()).await;
+    x.probe(0, 30);
+    x.watch.catch_up().await;
+    assert_eq!(x.ask().unwrap_err(), "stopped");
+    x.w.clock.pass(WORLD_DAY_MS - 1);
+    x.watch.catch_up().await;
+    assert_eq!(x.ask().unwrap_err(), "stopped");
+    // Another process goes on with what is open.
+    let clock: Arc<dyn Clock> = x.w.clock.clone();
+    let (_observer, observed) = pair(Fingerprint::new([0; 32]), Arc::clone(&clock));
+    let parts = WatchParts {
+        registry: Arc::clone(&x.w.registry),
+        gate: Arc::clone(&x.w.gate),
+        state: x.w.state.clone(),
+        clock,
+        thresholds: Thresholds::default(),
+    };
+    let mut again = Watch::begin(parts, observed).await.unwrap();
+    x.w.clock.pass(1);
+    again.catch_up().await;
+    assert!(x.ask().is_ok());
+    assert_eq!(x.findings().await[0]["status"], "expired");
+}
+
+#[tokio::test]
+async fn observing_only_writes_down_and_cuts_nothing() {
+    let mut x = watched(Thresholds { observe_only: true, ..Thresholds::default() }).await;
+    let running = x.ask().unwrap();
+    x.probe(0, 60);
+    x.watch.catch_up().await;
+    running.leash().check().unwrap();
+    let found = x.findings().await;
+    assert_eq!((found[0]["action"].as_str(), found[0]["observe_only"].as_bool()), (Some("cut_grant"), Some(true)));
+}
+
+#[tokio::test]
+async fn what_was_dropped_is_said_with_what_was_found() {
+    let mut x = watched(Thresholds::default()).await;
+    x.probe(0, crate::misuse::queue::WAITING_MAX as u64 + 5);
+    x.watch.catch_up().await;
+    assert_eq!(x.findings().await[0]["observations_dropped"], 5);
+}
+
+#[tokio::test]
+async fn grants_that_join_are_told_to_both_providers_and_once() {
+    let mut x = watched(Thresholds::default()).await;
+    let personal = "columns = [\"region\", \"credit_code\", \"operator_name\"]";
+    let w = &x.w;
+    // A second entry of another provider with the same key and other persons' columns.
+    let entry = lingqu_protocol::ids::EntryId::from_bits(w.id());
+    let toml = ENTRY.replace("operator_name", "illness").replace("个体工商户登记信息", "就医信息");
+    let body = EntryBody { entry, agency: w.other.code.to_string(), toml };
+    let taken = w.hand_in(&w.other.agent, &w.other.agency_head, body, None).await.unwrap();
+    let text = taken.json["digest"].as_str().unwrap().parse().unwrap();
+    w.review((entry, text), Review::Approve { code: Some("307010/000077".into()) }).await.unwrap();
+    let mut grants = Vec::new();
+    for (code, column, by) in [(CODE, "operator_name", &w.provider), ("307010/000077", "illness", &w.other)] {
+        let toml = crate::registry::tests::world::APPLICATION
+            .replace(CODE, code)
+            .replace("columns = [\"region\", \"credit_code\"]", &personal.replace("operator_name", column));
+        let body = w.application_body(&w.requester, &toml);
+        let application = body.application;
+        let taken = w.hand_in(&w.requester.agent, &w.requester.office_head, body, None).await.unwrap();
+        let follows = taken.json["digest"].as_str().unwrap().parse().unwrap();
+        let grant = GrantId::from_bits(w.id());
+        let answer = AnswerBody { application, answer: Answer::Approve { grant, scope_toml: None } };
+        w.hand_in(&by.agent, &by.office_head, answer, Some(follows)).await.unwrap();
+        grants.push(grant);
+    }
+    let requester = w.requester.code;
+    for _ in 0..2 {
+        x.observer.grant_changed(requester, grants[1]);
+        x.watch.catch_up().await;
+    }
+    let found = x.findings().await;
+    let mut told: Vec<_> = found.iter().map(|f| f["provider"].as_str().unwrap().to_owned()).collect();
+    told.sort();
+    let mut expected = [x.w.provider.code.to_string(), x.w.other.code.to_string()];
+    expected.sort();
+    assert_eq!(told, expected, "{found:?}");
+    assert!(found.iter().all(|f| f["rule"] == "joining" && f["cut"].is_null()));
+    assert!(found[0]["text"].as_str().unwrap().contains("illness"));
+    // To the requester it is shown, to an agency that has nothing to do with it it does not exist.
+    let id = found[0]["id"].as_str().unwrap();
+    assert!(x.w.show(&x.w.requester, "finding", id).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_usual_is_kept_over_a_restart() {
+    let mut x = watched(Thresholds::default()).await;
+    let permit = x.ask().unwrap();
+    for _ in 0..3 {
+        let flow = x.observer.began(&x.peer(), 1, permit.leash(), None, None);
+        permit.leash().moved().add(1 << 20, 1);
+        drop(flow);
+        x.watch.catch_up().await;
+        x.w.clock.pass(WORLD_DAY_MS);
+    }
+    let clock: Arc<dyn Clock> = x.w.clock.clone();
+    let (_observer, observed) = pair(Fingerprint::new([0; 32]), Arc::clone(&clock));
+    let parts = WatchParts {
+        registry: Arc::clone(&x.w.registry),
+        gate: Arc::clone(&x.w.gate),
+        state: x.w.state.clone(),
+        clock,
+        thresholds: Thresholds::default(),
+    };
+    let mut again = Watch::begin(parts, observed).await.unwrap();
+    let who = Who::from(&x.w.requester.agent);
+    assert_eq!(again.histories.of(&who).unwrap().baseline().days(), 2, "two days are over");
+}

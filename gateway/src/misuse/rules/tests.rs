@@ -300,12 +300,12 @@ fn enumeration_is_a_sweep_and_not_a_busy_window_or_one_region_after_another() {
     scene.quiet();
     // Every county of a province, whole: large answers.
     for region in 0..2_000 {
-        scene.ended(2_000, 5_000, question(1 << 40 | region), None);
+        scene.ended(2_000, 5_000, question((1 << 40) | region), None);
     }
     scene.quiet();
     // The same few questions, often.
     for again in 0..5_000 {
-        scene.ended(2_000, 1, question(1 << 50 | again % 50), None);
+        scene.ended(2_000, 1, question((1 << 50) | (again % 50)), None);
     }
     scene.quiet();
 }

@@ -171,7 +171,7 @@ async fn an_agent_is_cut_and_let_in_again_and_a_restart_keeps_the_cut() {
     let (registry, gate) = w.restarted().await;
     let blocked = gate.snapshot().agent(&w.requester.agent).unwrap().blocked.clone().unwrap();
     assert!(blocked.contains(&finding.id.to_string()), "{blocked}");
-    assert_eq!(registry.open_findings().await.unwrap(), [finding.clone()]);
+    assert_eq!(registry.open_findings().await.unwrap(), std::slice::from_ref(&finding));
     say(&w, &finding, FindingAct::Lift).await.unwrap();
     assert!(ask(&w, grant).is_ok());
 }

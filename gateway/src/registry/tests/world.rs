@@ -59,9 +59,14 @@ from = 2026-12-01
 until = 2027-06-30
 "#;
 
-pub(crate) struct TestClock(AtomicI64);
+pub(crate) struct TestClock(AtomicI64, AtomicI64);
 
 impl TestClock {
+    /// The wall clock jumps.
+    pub(crate) fn jump(&self, ms: i64) {
+        self.1.fetch_add(ms, Ordering::SeqCst);
+    }
+
     pub(crate) fn pass(&self, ms: i64) {
         self.0.fetch_add(ms, Ordering::SeqCst);
     }
@@ -69,7 +74,7 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn wall(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.0.load(Ordering::SeqCst) + self.1.load(Ordering::SeqCst))
     }
     fn monotonic(&self) -> Duration {
         Duration::from_millis((self.0.load(Ordering::SeqCst) - START.0) as u64)
@@ -121,7 +126,7 @@ impl World {
     async fn over(state: Arc<MemoryState>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::init(&dir.path().join("root"), &OsEntropy::new()).unwrap();
-        let clock = Arc::new(TestClock(AtomicI64::new(START.0)));
+        let clock = Arc::new(TestClock(AtomicI64::new(START.0), AtomicI64::new(0)));
         let ca = Authority::create(dir.path(), DOMAIN, START, &OsEntropy::new()).unwrap();
         let gate = Arc::new(Gate::new(clock.clone()));
         let registry = Arc::new(registry(&state, &gate, &clock, ca, &root));
