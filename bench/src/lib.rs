@@ -17,6 +17,7 @@ pub mod link;
 pub mod outside;
 pub mod program;
 pub mod report;
+pub mod rsync;
 pub mod scenario;
 pub mod seeded;
 pub mod texts;

@@ -24,6 +24,10 @@ enum Command {
     Run(RunArgs),
     /// Measure a decision of the gate: a million grants, beside one random read of as much memory.
     Decide(DecideArgs),
+    /// Measure many small files, durable, beside `rsync -a --fsync` over ssh on loopback.
+    Files(FilesArgs),
+    /// Push and pull one big file: exit code 1 where either side held more memory than its budget.
+    Big(BigArgs),
     /// Show the whole exchange once, on real regions and synthetic registrations.
     Demo(DemoArgs),
     /// Write TPC-H lineitem with a region column, and its entry.toml.
@@ -65,6 +69,38 @@ struct DecideArgs {
     #[arg(long, default_value_t = 10_000)]
     agents: u64,
     /// Makes policy and requests.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct FilesArgs {
+    /// Files in the set.
+    #[arg(long, default_value_t = scenario::FILES)]
+    files: u64,
+    /// Bytes of each file.
+    #[arg(long, default_value_t = scenario::FILE_BYTES, value_parser = clap::value_parser!(u64).range(..=16 << 20))]
+    bytes: u64,
+    /// How often each way.
+    #[arg(long, default_value_t = 3)]
+    repetitions: usize,
+    /// Makes all content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct BigArgs {
+    /// The file's size; twice as much is needed on the disk.
+    #[arg(long, default_value_t = scenario::BIG_BYTES >> 30, value_parser = clap::value_parser!(u64).range(1..=8192))]
+    gib: u64,
+    /// Makes the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print one JSON document instead of the table.
@@ -148,6 +184,15 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let full = decide::Options::full(args.seed);
             let measured = decide::measure(decide::Options { grants: args.grants, agents: args.agents, ..full })?;
             Ok(judged(&scenario::alone(Name::Decide, measured, args.json)?))
+        }
+        Command::Files(args) => {
+            let FilesArgs { files, bytes, repetitions, seed, json } = args;
+            let set = scenario::Set { files, file_bytes: bytes, repetitions, beside_rsync: true, seed };
+            Ok(judged(&scenario::alone(Name::SmallFiles, scenario::small_files(set)?, json)?))
+        }
+        Command::Big(args) => {
+            let measured = scenario::big_file(args.gib << 30, args.seed)?;
+            Ok(judged(&scenario::alone(Name::Big, measured, args.json)?))
         }
         Command::Demo(args) => {
             demo::run(&demo::Options { dir: args.dir, json: args.json, small: args.small })?;

@@ -1,10 +1,12 @@
 //! What is measured. Every scenario sets its own world up and takes its comparisons in turn with what it measures.
 
 mod batch;
+mod big;
 mod files;
 mod small;
 
 pub(crate) use files::only_file;
+pub use small::{FILE_BYTES, FILES, Set};
 
 use crate::decide;
 use crate::error::BenchError;
@@ -28,6 +30,12 @@ const GATEWAY_BUDGET_BYTES: u64 = (128 << 20) + 2 * 40_000;
 /// Repetitions: the fewest that have a middle.
 const REPETITIONS: usize = 3;
 
+/// Bytes of the big file: many times the memory of both budgets.
+pub const BIG_BYTES: u64 = 8 << 30;
+
+/// Bytes of the big file in a quick run.
+const QUICK_BIG_BYTES: u64 = 1 << 30;
+
 /// What is measured, by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Name {
@@ -39,6 +47,8 @@ pub enum Name {
     Batch,
     /// Decisions of the gate.
     Decide,
+    /// One big file each way, for its memory; only where it is named.
+    Big,
 }
 
 impl Name {
@@ -51,6 +61,7 @@ impl Name {
             Self::SmallFiles => "small_files",
             Self::Batch => "batch",
             Self::Decide => "decide",
+            Self::Big => "big",
         }
     }
 }
@@ -80,6 +91,12 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
             Name::Files => files::measure(&dir, programs.clone(), options)?,
             Name::SmallFiles => small::measure(&dir, programs.clone(), options)?,
             Name::Batch => batch::measure(&dir, programs.clone(), options)?,
+            Name::Big => big::measure(
+                &dir,
+                programs.clone(),
+                if options.quick { QUICK_BIG_BYTES } else { BIG_BYTES },
+                options.seed,
+            )?,
             Name::Decide if options.quick => decide::measure(decide::Options::quick(options.seed))?,
             Name::Decide => decide::measure(decide::Options::full(options.seed))?,
         };
@@ -113,6 +130,24 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
     Ok(missed)
 }
 
+/// Many small files by themselves, beside rsync.
+///
+/// # Errors
+/// When something cannot be measured at all.
+pub fn small_files(set: Set) -> Result<Scenario, BenchError> {
+    let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+    small::measure_set(temp.path(), Programs::find()?, set)
+}
+
+/// One big file by itself.
+///
+/// # Errors
+/// When something cannot be measured at all.
+pub fn big_file(bytes: u64, seed: u64) -> Result<Scenario, BenchError> {
+    let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+    big::measure(temp.path(), Programs::find()?, bytes, seed)
+}
+
 /// Tells of one scenario that was measured by itself, and says which of its floors are missed.
 ///
 /// # Errors
@@ -136,6 +171,9 @@ pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String
                 print!("{}", decide::to_text(scenario));
             }
             println!("{}", scenario.to_text(word));
+            if let Some(missing) = scenario.figures["rsync_missing"].as_str() {
+                println!("  nothing beside it: {missing}");
+            }
         }
     }
     Ok(missed)

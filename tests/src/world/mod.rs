@@ -17,6 +17,7 @@ mod program;
 pub mod raw;
 mod specs;
 mod template;
+mod threats;
 
 pub use agent::{Agent, Member};
 pub use data::{COLUMNS, Rows, read_arrow, read_csv, read_parquet, registrations};
@@ -27,6 +28,7 @@ pub use program::{Program, Ran, Running, wait_until};
 pub use raw::{Dialled, Raw, runtime};
 pub use specs::{application_toml, day, file_entry_toml, table_entry_toml, table_scope};
 pub use template::{CITY, OTHER_CITY, PROVINCE, PURPOSE, Template};
+pub use threats::{Got, threat};
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

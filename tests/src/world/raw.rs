@@ -89,6 +89,21 @@ impl Raw {
         }
     }
 
+    /// A handshake that the gateway must refuse: how it did.
+    ///
+    /// # Panics
+    /// Where it lets us in, or says nothing.
+    pub async fn refused(&self) -> ConnectionError {
+        let endpoint = quic::client_endpoint(([0, 0, 0, 0], 0).into(), self.limits).unwrap();
+        let config = quic::client_config(self.tls.clone(), self.limits).unwrap();
+        let connecting = endpoint.connect_with(config, self.address, &self.name).unwrap();
+        match tokio::time::timeout(WAIT, connecting).await.expect("an answer to the handshake") {
+            Err(error) => error,
+            // The refusal of our certificate comes after our side is done.
+            Ok(connection) => tokio::time::timeout(WAIT, connection.closed()).await.expect("a refusal"),
+        }
+    }
+
     /// Shakes hands and says hello.
     pub async fn dial(&self) -> Dialled {
         let (connection, endpoint) = self.shake_hands().await.expect("a handshake");

@@ -1,14 +1,7 @@
 //! A machine that was off for too long renews with its expired certificate, where the operator approved it.
 
-use lingqu_certs::ca::LEAF_VALID_MS;
-use lingqu_certs::key::SigningKey;
-use lingqu_protocol::close::CloseCode;
-use lingqu_protocol::wire::{
-    CancelTransfer, Join, Narrow, Pull, PushBatch, PushFiles, Read, Renew, SendDocument, reply, request::Ask,
-};
-use lingqu_tests::world::raw::{Raw, chain_from, expire, now, runtime};
+use lingqu_tests::world::raw::expire;
 use lingqu_tests::world::{Agent, Gateway, World, text};
-use quinn::ConnectionError;
 
 fn approve(gateway: &Gateway, agent: &str) {
     let approved = gateway.run(["renewal", "approve", agent, "--ttl", "2h"]).ok();
@@ -72,49 +65,4 @@ fn is_kept_out_of_more(gateway: &Gateway, name: &str) {
     gateway.run(["renewal", "approve", name, "--ttl", "8d"]).fails(7);
     let agents = gateway.run(["agent", "list"]).ok();
     assert!(agents.as_array().unwrap().iter().any(|a| a["id"] == name && a["status"] == "active"), "{agents}");
-}
-
-#[test]
-fn an_expired_certificate_renews_and_does_nothing_else() {
-    let world = World::new();
-    let name = format!("{}/main", world.requester.code);
-    expire(&world.gateway, &world.requester.agent);
-    approve(&world.gateway, &name);
-    let stranger = SigningKey::from_seed([9; 32]).unwrap();
-    let long_ago = now().plus_ms(-2 * LEAF_VALID_MS);
-    runtime().block_on(async {
-        // The approval is for the key that the agent has.
-        let chain = chain_from(&world.gateway, &name, &stranger, long_ago);
-        let shaken = Raw::with_chain(&world.gateway, chain, &stranger).shake_hands().await.map(drop);
-        assert!(matches!(shaken, Err(ConnectionError::ConnectionClosed(_))), "{shaken:?}");
-
-        let dialled = Raw::of(&world.gateway, &world.requester.agent).dial().await;
-        let read = |kind: &str| Ask::Read(Read { kind: kind.into(), ..Read::default() });
-        let pull = Pull { target: world.table.grant.clone(), ..Pull::default() };
-        for ask in [
-            Ask::Join(Join::default()),
-            Ask::Document(SendDocument::default()),
-            read("status"),
-            read("grant"),
-            read("catalogue"),
-            read("transfer"),
-            Ask::PushFiles(PushFiles { entry: world.files.entry.clone(), ..PushFiles::default() }),
-            Ask::PushBatch(PushBatch { entry: world.table.entry.clone(), ..PushBatch::default() }),
-            Ask::Pull(pull),
-            Ask::Narrow(Narrow { grant: world.table.grant.clone(), reason: "r".into() }),
-            Ask::Cancel(CancelTransfer::default()),
-        ] {
-            let (fault, _) = dialled.refused(ask.clone()).await;
-            assert_eq!(
-                (fault.close_code(), fault.word.as_str()),
-                (CloseCode::Expired, "certificate_expired"),
-                "{ask:?}"
-            );
-        }
-        let profile = lingqu_certs::profile::Profile::load(world.requester.agent.profile()).unwrap();
-        let renew = || Ask::Renew(Renew { csr_der: profile.signing_request().unwrap().into() });
-        assert!(matches!(dialled.ask(renew()).await, reply::Reply::Certificate(_)));
-        let (fault, _) = dialled.refused(renew()).await;
-        assert_eq!((fault.close_code(), fault.word.as_str()), (CloseCode::Expired, "renewal_not_approved"));
-    });
 }

@@ -4,7 +4,7 @@ use lingqu_certs::officer::{Officer, read_envelope};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::wire::{SendDocument, request};
 use lingqu_tests::world::raw::{Raw, runtime};
-use lingqu_tests::world::{World, application_toml, shared, table_scope, text};
+use lingqu_tests::world::{World, application_toml, shared, table_scope, text, threat};
 
 /// A new application for the shared table; its id.
 fn apply(world: &World, code: &str) -> String {
@@ -33,6 +33,7 @@ fn threat_11_someone_elses_sign_off_is_refused() {
         ("the provider's agency head, who signs the catalogue", provider.head()),
     ] {
         let ran = answer(&provider.agent, key);
+        threat(11, format!("an answer signed with the key of {whose}"), &ran);
         assert!(matches!(ran.code, Some(3 | 5 | 7)), "{whose}: {ran}");
         assert_eq!(grants_of(world, &application), 0, "{whose}");
     }
@@ -43,6 +44,7 @@ fn threat_11_someone_elses_sign_off_is_refused() {
         ["officer", "request", "--agency", &provider.code, "--name", "假冒", "--role", "office-head", "--out", out];
     provider.agent.run(request).ok();
     let ran = answer(&provider.agent, out);
+    threat(11, "an answer signed with a key that nobody certified", &ran);
     assert!(matches!(ran.code, Some(3 | 5 | 7)), "{ran}");
     // The right signature, handed in by an agent of another agency.
     let (prepared, signed) = (world.path("answer.bin"), world.path("answer.json"));
@@ -50,6 +52,7 @@ fn threat_11_someone_elses_sign_off_is_refused() {
     provider.agent.run(["answer", &application, "--approve", "--prepare", prepared]).ok();
     provider.agent.run(["sign", prepared, "--key", provider.office(), "--out", signed]).ok();
     let ran = world.other.agent.run(["send", signed]);
+    threat(11, "a good answer, handed in by another agency's agent", &ran);
     assert!(matches!(ran.code, Some(3 | 5 | 7)), "{ran}");
     assert_eq!(grants_of(world, &application), 0);
     provider.agent.run(["send", signed]).ok();
@@ -89,14 +92,16 @@ fn threat_11_a_forged_signature_or_a_changed_text_is_refused() {
     assert!(officer.seal(&root_document(world)).is_err(), "not even here");
     runtime().block_on(async {
         let dialled = Raw::of(&world.gateway, &provider.agent).dial().await;
-        for bad in forged {
+        for (number, bad) in forged.into_iter().enumerate() {
             let envelope = bad.to_json().into_bytes().into();
             let (fault, _) = dialled.refused(request::Ask::Document(SendDocument { envelope })).await;
+            threat(11, format!("a forged answer, number {number}"), &fault);
             assert!(!fault.word.is_empty() && fault.close_code() != CloseCode::Internal, "{fault:?}");
         }
         for junk in [&b""[..], b"{}", b"[1,2", &[0xff; 900]] {
             let envelope = junk.to_vec().into();
-            dialled.refused(request::Ask::Document(SendDocument { envelope })).await;
+            let (fault, _) = dialled.refused(request::Ask::Document(SendDocument { envelope })).await;
+            threat(11, format!("{} bytes in place of a document", junk.len()), &fault);
         }
     });
     assert_eq!(grants_of(world, &application), 0);
@@ -141,8 +146,11 @@ fn threat_11_a_sign_off_that_is_replayed_does_nothing_again() {
     let suspended = status();
     assert_ne!(in_force, suspended);
     // Handed in again it may be answered as it was the first time, but the grant stays as it is.
-    let _answer = provider.agent.run(["send", signed]);
-    assert_eq!(status(), suspended);
+    let answer = provider.agent.run(["send", signed]);
+    let after = status();
+    let got = format!("exit {:?}; the grant is {after} as before", answer.code);
+    threat(11, "a reinstatement handed in again after another suspension", got);
+    assert_eq!(after, suspended);
     // The same for the answer that made the grant: no second one.
     assert_eq!(grants_of(world, &at.application), 1);
 }

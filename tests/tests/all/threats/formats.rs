@@ -8,7 +8,7 @@ use lingqu_protocol::wire::PushEnd;
 use lingqu_tests::faults::rng::Rng;
 use lingqu_tests::world::data::{nested_type, with_column, write_csv, write_parquet};
 use lingqu_tests::world::raw::{Raw, batch_frames, runtime};
-use lingqu_tests::world::{Granted, Ran, World, registrations, shared, table_entry_toml, text};
+use lingqu_tests::world::{Granted, Ran, World, registrations, shared, table_entry_toml, text, threat};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
@@ -25,7 +25,8 @@ fn push(world: &World, at: &Granted, file: &Path, more: &[&str]) -> Ran {
 
 /// Bad data, said in words, and at no cost.
 #[track_caller]
-fn must_be_refused(ran: Ran) -> String {
+fn must_be_refused(number: u32, what: &str, ran: Ran) -> String {
+    threat(number, what, &ran);
     let most = ran.memory_bytes_most;
     let error = ran.clone().fails(7);
     assert!(most < MEMORY_BYTES_MAX, "{most} bytes: {ran}");
@@ -63,7 +64,7 @@ fn threat_16_a_footer_that_lies_is_bad_data_and_takes_no_memory() {
         ("text", b"region,credit_code\n".to_vec()),
     ] {
         let file = world.file("bad.parquet", bytes);
-        let said = must_be_refused(push(world, &at, &file, &[]));
+        let said = must_be_refused(16, &format!("Parquet: {what}"), push(world, &at, &file, &[]));
         assert!(said.contains("bad.parquet"), "{what}: {said}");
     }
 }
@@ -87,6 +88,7 @@ fn threat_16_a_file_with_a_flipped_byte_is_refused_or_right() {
         let file = world.file("flipped.parquet", bad);
         let ran = push(world, &at, &file, &["--check"]);
         assert!(ran.memory_bytes_most < MEMORY_BYTES_MAX, "byte {at_byte}: {ran}");
+        threat(16, format!("Parquet with byte {at_byte} flipped"), &ran);
         match ran.code {
             Some(7) => {}
             // Statistics, names of writers and values themselves carry no check of their own.
@@ -127,6 +129,7 @@ fn threat_16_statistics_that_lie_do_not_decide() {
     world.requester.agent.run(["pull", &at.grant, "--out", out.to_str().unwrap()]).ok();
     let all = lingqu_tests::world::Rows::of(&[batch]).filter("region", |r| r.starts_with("4403"));
     let got = lingqu_tests::world::read_parquet(&out);
+    threat(16, "Parquet with statistics that lie", format!("taken; {} rows, as their cells say", got.rows.len()));
     got.must_be(&all.select(&got.columns.iter().map(String::as_str).collect::<Vec<_>>()));
 }
 
@@ -160,20 +163,24 @@ fn threat_16_frames_that_are_no_rows_are_refused_by_the_gateway() {
             cases.push((format!("byte {place} flipped"), vec![good[0].clone(), body.into()]));
         }
         for (what, bodies) in cases {
-            println!("{what}");
             match dialled.push_batch(&at.entry, bodies, end.clone()).await {
                 Err(fault) => {
+                    threat(16, format!("frames of rows: {what}"), &fault);
                     let code = fault.close_code();
                     let expected =
                         [CloseCode::BadData, CloseCode::Integrity, CloseCode::Protocol, CloseCode::OverLimit];
                     assert!(expected.contains(&code), "{what}: {fault:?}");
                 }
                 // Padding carries nothing.
-                Ok(_) => assert!(what.contains("flipped"), "{what} was taken"),
+                Ok(_) => {
+                    threat(16, format!("frames of rows: {what}"), "taken: padding carries nothing");
+                    assert!(what.contains("flipped"), "{what} was taken");
+                }
             }
         }
         let end = PushEnd { rows: end.rows + 1, ..end.clone() };
         let fault = dialled.push_batch(&at.entry, good.clone(), end).await.unwrap_err();
+        threat(16, "an end record with one row too many", &fault);
         assert_eq!(fault.close_code(), CloseCode::Integrity, "an end record that lies: {fault:?}");
     });
 }
@@ -200,6 +207,8 @@ fn threat_17_a_bomb_stays_small() {
             let bytes = std::fs::metadata(&file).unwrap().len();
             assert!(bytes < 3_000_000, "{bytes} is no bomb");
             let ran = push(world, &at, &file, &["--check"]);
+            let held = ran.memory_bytes_most >> 20;
+            threat(17, format!("a bomb of {bytes} bytes ({what}, {codec:?}); {held} MiB held"), &ran);
             assert!(matches!(ran.code, Some(0 | 7)), "{what} {codec:?}: {ran}");
             assert!(what != "one cell" || ran.code == Some(7), "no frame holds such a row: {ran}");
             let most = ran.memory_bytes_most;
@@ -241,7 +250,7 @@ fn threat_19_csv_that_is_wrong_is_named_by_file_line_and_column() {
         ("a number too large", format!("{HEADER}440303,B,2147483648,2026-01-01\n"), &["2", "staff"]),
     ] {
         let file = world.file("rows.csv", &body);
-        let said = must_be_refused(push(world, &at, &file, &[]));
+        let said = must_be_refused(19, &format!("CSV: {what}"), push(world, &at, &file, &[]));
         assert!(said.contains("rows.csv"), "{what}: {said}");
         for part in parts {
             assert!(said.contains(part), "{what} should name {part}: {said}");
@@ -250,7 +259,7 @@ fn threat_19_csv_that_is_wrong_is_named_by_file_line_and_column() {
     // Regions are judged at the gateway, against its table.
     for (region, part) in [("440300", "4403"), ("999999", "999999"), ("44 03", "44 03")] {
         let file = world.file("region.csv", format!("{HEADER}{row}{region},B,1,2026-01-01\n"));
-        let said = must_be_refused(push(world, &at, &file, &[]));
+        let said = must_be_refused(19, &format!("CSV: the region {region}"), push(world, &at, &file, &[]));
         assert!(said.contains("row 2") && said.contains("region") && said.contains(part), "{said}");
     }
 }
@@ -262,25 +271,30 @@ fn threat_19_lines_without_an_end_other_encodings_and_marks() {
     // Stops long before the end of the file.
     let file = world.path("endless.csv");
     std::fs::write(&file, [HEADER.as_bytes(), &vec![b'a'; 100_000_000]].concat()).unwrap();
-    must_be_refused(push(world, &at, &file, &[]));
+    must_be_refused(19, "CSV: 100 MB without a line's end", push(world, &at, &file, &[]));
     let quoted = [HEADER.as_bytes(), b"440303,\"", &vec![b'\n'; 40_000_000]].concat();
-    must_be_refused(push(world, &at, &world.file("quoted.csv", quoted), &[]));
+    let ran = push(world, &at, &world.file("quoted.csv", quoted), &[]);
+    must_be_refused(19, "CSV: a quote that is open for 40 MB", ran);
     // GB18030 is common: it is converted, or said to be what it is.
     let gb = [HEADER.as_bytes(), b"440303,", &[0xc9, 0xee, 0xdb, 0xda], b",1,2026-01-01\n"].concat();
     let ran = push(world, &at, &world.file("gb.csv", gb), &[]);
     if ran.code == Some(0) {
+        threat(19, "CSV in GB18030", &ran);
         let out = world.path("out.csv");
         world.requester.agent.run(["pull", &at.grant, "--out", out.to_str().unwrap()]).ok();
         assert!(std::fs::read_to_string(out).unwrap().contains("深圳"));
     } else {
-        let said = must_be_refused(ran);
+        let said = must_be_refused(19, "CSV in GB18030", ran);
         assert!(said.contains("UTF-8"), "{said}");
     }
     let utf16: Vec<u8> = HEADER.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    must_be_refused(push(world, &at, &world.file("utf16.csv", [&[0xff, 0xfe], &utf16[..]].concat()), &[]));
+    let ran = push(world, &at, &world.file("utf16.csv", [&[0xff, 0xfe], &utf16[..]].concat()), &[]);
+    must_be_refused(19, "CSV in UTF-16", ran);
     // A byte order mark is no part of the first column's name, and line ends of Windows are line ends.
     let marked = format!("\u{feff}{HEADER}440303,M,1,2026-01-01\n").replace('\n', "\r\n");
-    push(world, &at, &world.file("marked.csv", marked), &[]).ok();
+    let ran = push(world, &at, &world.file("marked.csv", marked), &[]);
+    threat(19, "CSV with a byte order mark and line ends of Windows", &ran);
+    ran.ok();
     let out = world.path("out.csv");
     world.requester.agent.run(["pull", &at.grant, "--out", out.to_str().unwrap()]).ok();
     assert!(std::fs::read_to_string(out).unwrap().contains(",M,1,2026-01-01"));
@@ -308,14 +322,14 @@ fn threat_20_every_difference_from_the_catalogue_is_named() {
     let file = world.path("rows.parquet");
     write_parquet(&file, &batch);
     for more in [&["--check"][..], &[]] {
-        let said = must_be_refused(push(world, &at, &file, more));
+        let said = must_be_refused(20, "Parquet: five columns that differ", push(world, &at, &file, more));
         for part in ["\"note\"", "missing", "\"seal\"", "Utf8", "\"Visits\"", "\"visits\"", "\"extra\"", "\"score\""] {
             assert!(said.contains(part), "{part} in {said}");
         }
     }
     let csv = world.path("rows.csv");
     write_csv(&csv, &plain.project(&[0, 1, 2]).unwrap());
-    let said = must_be_refused(push(world, &at, &csv, &[]));
+    let said = must_be_refused(20, "CSV with three of twelve columns", push(world, &at, &csv, &[]));
     assert!(said.contains("\"staff\"") && said.contains("\"note\""), "{said}");
     // And by the gateway, whatever the agent let through.
     let toml = table_entry_toml(&at.code);
@@ -326,6 +340,7 @@ fn threat_20_every_difference_from_the_catalogue_is_named() {
         let mut encoder = lingqu_protocol::ipc::Encoder::new(fewer.schema()).unwrap();
         let bodies = vec![encoder.schema().unwrap()];
         let fault = dialled.push_batch(&at.entry, bodies, end).await.unwrap_err();
+        threat(20, "frames of three of twelve columns", &fault);
         assert_eq!(fault.close_code(), CloseCode::BadData);
         assert!(fault.text.contains("\"staff\"") && fault.text.contains("\"note\""), "{}", fault.text);
     });

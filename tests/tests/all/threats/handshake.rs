@@ -8,7 +8,7 @@ use lingqu_certs::tls::client::{GatewayVerifier, Trust};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::wire::{Read, reply, request};
 use lingqu_tests::world::raw::{DOMAIN, Raw, WAIT, ca, chain_from, now, runtime};
-use lingqu_tests::world::{Agent, World, shared, text};
+use lingqu_tests::world::{Agent, World, shared, text, threat};
 use quinn::ConnectionError;
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::pki_types::ServerName;
@@ -42,8 +42,9 @@ fn threat_01_no_or_a_bad_certificate_is_refused_in_the_handshake() {
         ("the CA's own", vec![ca(gateway).certificate().clone()]),
     ];
     let refused = |what: &str, raw: Raw| {
-        let shaken = runtime().block_on(async { raw.shake_hands().await.map(|_| ()) });
-        assert!(matches!(shaken, Err(ConnectionError::ConnectionClosed(_))), "{what}: {shaken:?}");
+        let error = runtime().block_on(raw.refused());
+        threat(1, what, &error);
+        assert!(matches!(error, ConnectionError::ConnectionClosed(_)), "{what}: {error:?}");
     };
     for (what, chain) in chains {
         let tls = match what {
@@ -84,6 +85,7 @@ fn threat_01_an_invitations_key_joins_and_does_nothing_else() {
         let dialled = raw.dial().await;
         for kind in ["catalogue", "grant", "status"] {
             let (fault, _) = dialled.refused(read(kind, "")).await;
+            threat(1, format!("an invitation's key reads {kind}"), &fault);
             assert_eq!(fault.close_code(), CloseCode::Denied, "{fault:?}");
         }
     });
@@ -101,17 +103,22 @@ fn threat_02_an_agent_that_was_blocked_is_refused_and_its_connection_closed() {
             Ok(stream) => stream,
             // The connection may be closed before the request is out.
             Err(error) => {
+                threat(2, "a request on the connection of an agent that was blocked", error.to_string());
                 assert_eq!(error.exit_code(), 4, "{error}");
                 return;
             }
         };
         let answer = tokio::time::timeout(WAIT, stream.reply()).await.unwrap().unwrap_err();
+        threat(2, "a request on the connection of an agent that was blocked", answer.to_string());
         assert_eq!(answer.exit_code(), 4, "{answer}");
         let closed = tokio::time::timeout(WAIT, dialled.connection().closed()).await.expect("the connection is closed");
+        threat(2, "its connection after that", &closed);
         let ConnectionError::ApplicationClosed(close) = closed else { panic!("{closed:?}") };
         assert_eq!(CloseCode::from_code(close.error_code.into_inner()), CloseCode::Suspended);
     });
-    world.requester.agent.run(["status"]).fails(4);
+    let ran = world.requester.agent.run(["status"]);
+    threat(2, "a new connection of it", &ran);
+    ran.fails(4);
     world.other.agent.run(["status"]).ok();
     world.gateway.resume(&["--agent", &agent], "已找回");
     world.requester.agent.run(["status"]).ok();
@@ -149,7 +156,9 @@ fn threat_03_no_session_is_resumed_and_no_early_data_taken() {
     runtime().block_on(async {
         let dialled = raw.dial().await;
         assert!(matches!(dialled.ask(read("grant", "")).await, reply::Reply::Records(_)));
-        assert_eq!(tickets.0.load(Ordering::SeqCst), 0, "there is nothing to resume with");
+        let given = tickets.0.load(Ordering::SeqCst);
+        threat(3, "a client that would resume a session", format!("{given} tickets given"));
+        assert_eq!(given, 0, "there is nothing to resume with");
         // The same with a store that would use them.
         raw.tls.resumption = Resumption::in_memory_sessions(8);
         for _ in 0..2 {
@@ -157,7 +166,9 @@ fn threat_03_no_session_is_resumed_and_no_early_data_taken() {
             dialled.ask(read("grant", "")).await;
             let config = lingqu_certs::quic::client_config(raw.tls.clone(), raw.limits).unwrap();
             let connecting = dialled.endpoint.connect_with(config, raw.address, &raw.name).unwrap();
-            let Err(connecting) = connecting.into_0rtt() else { panic!("early data would be sent") };
+            let early = connecting.into_0rtt();
+            threat(3, "early data", if early.is_ok() { "taken" } else { "not possible: a full handshake" });
+            let Err(connecting) = early else { panic!("early data would be sent") };
             connecting.await.expect("a full handshake").close(0u32.into(), &[]);
         }
     });
@@ -174,6 +185,7 @@ fn threat_05_an_invitation_lets_one_key_join_once() {
     let (first, second) = (Agent::new(world.path("first")), Agent::new(world.path("second")));
     first.run(["join", &line]).ok();
     let ran = second.run(["join", &line]);
+    threat(5, "an invitation again, with another key", &ran);
     assert!(matches!(ran.code, Some(3 | 4 | 6)), "used twice, with another key: {ran}");
     assert!(!second.profile().join("agent.pem").exists());
     second.run(["status"]).fails(2);
@@ -182,8 +194,11 @@ fn threat_05_an_invitation_lets_one_key_join_once() {
     let line = invite();
     let mut cut = line.clone();
     cut.pop();
-    second.run(["join", &cut]).fails(2);
+    let ran = second.run(["join", &cut]);
+    threat(5, "an invitation without its last character", &ran);
+    ran.fails(2);
     let ran = second.run(["join", &line.to_lowercase()]);
+    threat(5, "an invitation in small letters", &ran);
     assert_eq!(ran.code, Some(2), "{ran}");
     second.run(["join", &line]).ok();
     // The agent is whoever joined last under the name: its key was lost, or its operator would not have invited it again.
@@ -199,7 +214,10 @@ fn threat_10_the_certificate_counts_whatever_name_was_asked_for() {
             let dialled = raw(name).dial().await;
             let reply::Reply::Records(records) = dialled.ask(read("grant", "")).await else { panic!() };
             let grants: Vec<&str> = records.records.iter().map(|r| r.id.as_str()).collect();
-            assert!(grants.contains(&world.table.grant.as_str()), "{name}: the requester's own grants: {grants:?}");
+            let is_own = grants.contains(&world.table.grant.as_str());
+            let got = format!("served as the certificate says; its own grants: {is_own}");
+            threat(10, format!("the name {name} is asked for"), got);
+            assert!(is_own, "{name}: the requester's own grants: {grants:?}");
         }
         // And the other way round: a server with another certificate is not the gateway, whatever it was called.
         let mut other = raw("gateway.lingqu.test");
@@ -210,7 +228,8 @@ fn threat_10_the_certificate_counts_whatever_name_was_asked_for() {
         let (chain, key) = (profile.chain().unwrap(), profile.key().unwrap());
         let clock = Arc::new(SystemClock::new());
         other.tls = lingqu_certs::tls::client::client_config(trust, DOMAIN, chain, &key, clock).unwrap();
-        let shaken = other.shake_hands().await;
-        assert!(matches!(shaken, Err(ConnectionError::TransportError(_))), "{shaken:?}");
+        let error = other.refused().await;
+        threat(10, "a server with another CA's certificate", &error);
+        assert!(matches!(error, ConnectionError::TransportError(_)), "{error:?}");
     });
 }

@@ -6,7 +6,7 @@ use lingqu_protocol::frame::{self, FrameKind};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::wire::{Fault, ManifestFile, ManifestPart, Pull, PushFiles, Read, request};
 use lingqu_tests::world::raw::{Dialled, Raw, fault, runtime};
-use lingqu_tests::world::{World, flip_byte, seeded_bytes, shared, text};
+use lingqu_tests::world::{World, flip_byte, seeded_bytes, shared, text, threat};
 use prost::Message;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,7 @@ fn threat_21_names_that_no_folder_should_hold_are_refused() {
             &["a", "a"],
         ] {
             let fault = push_names(&dialled, &at.entry, names).await;
+            threat(21, format!("files named {names:?}"), &fault);
             assert_eq!(fault.close_code(), CloseCode::BadData, "{names:?}: {fault:?}");
         }
         for pull in ["../x", "/etc/passwd", "a\0b"] {
@@ -68,6 +69,7 @@ fn threat_21_names_that_no_folder_should_hold_are_refused() {
             let ask = Pull { transfer, target: at.grant.clone(), files: vec![pull.into()], ..Pull::default() };
             let requester = Raw::of(&world.gateway, &world.requester.agent).dial().await;
             let (fault, _) = requester.refused(request::Ask::Pull(ask)).await;
+            threat(21, format!("a pull of the file {pull:?}"), &fault);
             assert_eq!(fault.close_code(), CloseCode::Denied, "{fault:?}");
         }
     });
@@ -77,15 +79,19 @@ fn threat_21_names_that_no_folder_should_hold_are_refused() {
 fn threat_21_links_and_twins_are_not_sent() {
     let world = shared();
     let at = world.new_files();
-    let push = |dir: &Path| world.provider.agent.run(["push", "file", &at.entry, dir.to_str().unwrap()]).fails(2);
+    let push = |dir: &Path, what: &str| {
+        let ran = world.provider.agent.run(["push", "file", &at.entry, dir.to_str().unwrap()]);
+        threat(21, what, &ran);
+        ran.fails(2)
+    };
     let dir = world.path("dir");
     std::fs::create_dir(&dir).unwrap();
     std::os::unix::fs::symlink("/etc/passwd", dir.join("link")).unwrap();
-    assert!(text(&push(&dir), "text").contains("link"));
+    assert!(text(&push(&dir, "a folder with a link to /etc/passwd"), "text").contains("link"));
     std::fs::remove_file(dir.join("link")).unwrap();
     std::fs::write(dir.join("Name"), "1").unwrap();
     std::fs::write(dir.join("name"), "2").unwrap();
-    push(&dir);
+    push(&dir, "names equal but for case");
     std::fs::remove_file(dir.join("Name")).unwrap();
     // A good name that only looks like trouble travels.
     std::fs::write(dir.join("x#123"), "3").unwrap();
@@ -97,7 +103,9 @@ fn threat_21_links_and_twins_are_not_sent() {
     let (target, link) = (world.path("target"), world.path("link"));
     std::fs::write(&target, "mine").unwrap();
     std::os::unix::fs::symlink(&target, &link).unwrap();
-    world.requester.agent.run(["pull", &at.grant, "--out", link.to_str().unwrap()]).fails(2);
+    let ran = world.requester.agent.run(["pull", &at.grant, "--out", link.to_str().unwrap()]);
+    threat(21, "an output that is a link", &ran);
+    ran.fails(2);
     assert_eq!(std::fs::read(&target).unwrap(), b"mine");
 }
 
@@ -118,6 +126,7 @@ fn threat_23_what_steers_a_terminal_is_escaped() {
         let requester = Raw::of(&world.gateway, &world.requester.agent).dial().await;
         for bad in steering {
             let fault = push_names(&dialled, &world.files.entry, &[bad]).await;
+            threat(23, format!("a file named {bad:?}"), &fault);
             assert!(is_clean(&fault.text) && !fault.text.contains('\n'), "{:?}", fault.text);
             for ask in [
                 Pull { target: bad.into(), ..Pull::default() },
@@ -129,6 +138,7 @@ fn threat_23_what_steers_a_terminal_is_escaped() {
                 Pull { target: world.table.grant.clone(), transfer: bad.into(), ..Pull::default() },
             ] {
                 let (fault, _) = requester.refused(request::Ask::Pull(ask)).await;
+                threat(23, format!("a pull with {bad:?} in it"), &fault);
                 for text in [&fault.text, &fault.text_zh, &fault.word] {
                     assert!(is_clean(text), "{text:?}");
                 }
@@ -148,6 +158,7 @@ fn threat_23_what_steers_a_terminal_is_escaped() {
         people.env("NO_JSON", "1");
         let ran = lingqu_tests::world::Running::start(people).wait();
         assert_ne!(ran.code, Some(0));
+        threat(23, "a push with control characters, shown to people", format!("exit {:?}: {}", ran.code, ran.stderr));
         assert!(is_clean(&ran.stderr), "{:?}", ran.stderr);
     }
     let ended = world.gateway.terminate();
@@ -190,6 +201,7 @@ fn threat_25_an_error_says_nothing_of_the_gateways_inside() {
     let largest = largest.max_by_key(|p| std::fs::metadata(p).unwrap().len()).unwrap();
     flip_byte(&largest, 1_000_000);
     let damaged = pull();
+    threat(25, "a pull of what was damaged at rest", &damaged);
     assert_eq!(damaged.code, Some(5), "{damaged}");
     must_be_quiet(&damaged, "damage");
     // An object that is gone.
@@ -201,6 +213,7 @@ fn threat_25_an_error_says_nothing_of_the_gateways_inside() {
         let transfer = TransferId::from_bits(25).to_string();
         let ask = Pull { transfer, target: world.files.grant.clone(), ..Pull::default() };
         let (fault, _) = dialled.refused(request::Ask::Pull(ask)).await;
+        threat(25, "a pull of what is gone from the disk", &fault);
         assert!(matches!(fault.close_code(), CloseCode::Integrity | CloseCode::Internal), "{fault:?}");
         let said = format!("{fault:?}");
         for inside in [dir.as_str(), "lake/", "os error", "sqlite", ".rs"] {

@@ -1,5 +1,8 @@
 //! 12, 13, 14, 15: packets, handshakes, streams.
 
+use lingqu_agent::connect::Session;
+use lingqu_certs::os::SystemClock;
+use lingqu_certs::quic::QuicChannel;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::frame::{self, FrameKind};
 use lingqu_protocol::ids::TransferId;
@@ -8,7 +11,7 @@ use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::{self, Pull, PullStart, Read, SegmentRange, reply, request, step};
 use lingqu_tests::faults::rng::Rng;
 use lingqu_tests::world::raw::{Raw, runtime};
-use lingqu_tests::world::{World, bytes_of, seeded_bytes};
+use lingqu_tests::world::{World, bytes_of, seeded_bytes, threat};
 use std::net::UdpSocket;
 use std::time::Duration;
 
@@ -79,6 +82,8 @@ fn threat_12_broken_and_made_up_packets_cost_nothing() {
     }
     world.requester.agent.run(["status"]).ok();
     let grown = world.gateway.memory_bytes().saturating_sub(before);
+    let got = format!("the gateway serves; its memory grew by {} KiB", grown >> 10);
+    threat(12, "6,000 broken, cut, mutated and made-up packets", got);
     assert!(grown < 48 << 20, "{grown} bytes for nothing");
 }
 
@@ -103,6 +108,8 @@ fn threat_13_half_open_handshakes_are_asked_for_proof_of_their_address() {
             retries += usize::from(is_retry(&packet[..len]));
         }
     }
+    let got = format!("{answered} answered, {retries} of them with Retry; another agent is served meanwhile");
+    threat(13, "120 handshakes that never go on", got);
     assert!(answered > 20, "{answered}");
     assert!(retries > 0 && retries < answered, "{retries} of {answered}: some places are free, the others must prove");
     assert!(world.gateway.memory_bytes_most() < MEMORY_BYTES_MAX);
@@ -118,20 +125,31 @@ fn threat_13_connections_of_one_address_and_one_agency_are_capped() {
         let mut open = Vec::new();
         let mut refused = 0;
         for _ in 0..300 {
-            match endpoint.connect_with(config.clone(), raw.address, &raw.name).unwrap().await {
-                Ok(connection) => open.push(connection),
-                Err(_) => refused += 1,
+            // Each says hello: one that says nothing is let go after a while, and would make room for another.
+            let connecting = endpoint.connect_with(config.clone(), raw.address, &raw.name).unwrap();
+            let greeted = match connecting.await {
+                Ok(connection) => {
+                    let channel = QuicChannel::new(connection);
+                    Session::greet(channel, &SystemClock::new(), String::new()).await.ok()
+                }
+                Err(_) => None,
+            };
+            match greeted {
+                Some(session) => open.push(session),
+                None => refused += 1,
             }
             if refused > 3 {
                 break;
             }
         }
+        let got = format!("{} stand, then refused", open.len());
+        threat(13, "300 connections from one address", got);
         assert!(refused > 3, "{} connections stand", open.len());
         assert!(open.len() >= 200, "only {} stand", open.len());
         // Those that stand are not touched; when some go, others come.
-        assert!(open.iter().all(|c| c.close_reason().is_none()));
-        for connection in open.drain(..) {
-            connection.close(0u32.into(), b"");
+        assert!(open.iter().all(|session| session.channel().connection().close_reason().is_none()));
+        for session in open.drain(..) {
+            session.close();
         }
         endpoint.wait_idle().await;
     });
@@ -157,8 +175,10 @@ fn threat_14_streams_that_say_nothing_or_never_end_are_closed() {
         for replies in [one, two] {
             let [reply] = replies.as_slice() else { panic!("{replies:?}") };
             let Some(reply::Reply::Fault(fault)) = &reply.reply else { panic!("{reply:?}") };
+            threat(14, "a stream that begins and says no more", fault);
             assert_eq!(fault.word, "too_slow", "{fault:?}");
         }
+        threat(14, "a connection without a hello", &no_hello);
         let quinn::ConnectionError::ApplicationClosed(close) = no_hello else { panic!("{no_hello:?}") };
         assert_eq!(CloseCode::from_code(close.error_code.into_inner()), CloseCode::Protocol);
         let read = request::Ask::Read(Read { kind: "grant".into(), ..Read::default() });
@@ -182,10 +202,10 @@ fn threat_14_what_is_no_frame_or_no_request_ends_its_stream_alone() {
             ("a field that is not known", control(&[0xfa, 0x3f, 1, 0])),
             ("half a frame", vec![1, 0, 0]),
         ] {
-            println!("{what}");
             let replies = dialled.say(bytes, true).await;
             let [reply] = replies.as_slice() else { panic!("{what}: {replies:?}") };
             let Some(reply::Reply::Fault(fault)) = &reply.reply else { panic!("{what}: {reply:?}") };
+            threat(14, what, fault);
             assert_eq!(fault.close_code(), CloseCode::Protocol, "{what}: {fault:?}");
         }
         // More requests at once than one connection may have: the last ones hear that it is busy.
@@ -204,6 +224,7 @@ fn threat_14_what_is_no_frame_or_no_request_ends_its_stream_alone() {
             let busy = replies
                 .iter()
                 .any(|r| matches!(&r.reply, Some(reply::Reply::Fault(f)) if f.close_code() == CloseCode::Busy));
+            threat(14, "65 requests at once", if busy { "the last hears that it is busy" } else { "all are served" });
             assert!(busy, "{replies:?}");
         }
         drop(held);
@@ -240,6 +261,8 @@ fn threat_14_readers_that_take_nothing_hold_nobody_up() {
         drop(held);
     });
     let most = world.gateway.memory_bytes_most();
+    let got = format!("another pull is whole; the gateway held {} MiB at most", most >> 20);
+    threat(14, "six readers that take nothing", got);
     assert!(most < MEMORY_BYTES_MAX, "{most}");
 }
 
@@ -302,6 +325,8 @@ fn threat_15_fragments_with_gaps_do_not_grow_past_the_windows() {
     world.requester.agent.run(["pull", &at.grant, "--out", out.to_str().unwrap()]).ok();
     assert!(bytes_of(&out)["f"] == bytes);
     let most = world.gateway.memory_bytes_most();
+    let got = format!("arrived whole; the gateway held {} MiB at most", most >> 20);
+    threat(15, "12 MB of which every eighth packet is late or lost", got);
     assert!(most < MEMORY_BYTES_MAX, "{most}");
 }
 
@@ -317,7 +342,9 @@ fn threat_15_a_data_stream_with_a_gap_is_bounded_by_its_window() {
             let mut data = FrameWriter::new(dialled.session.channel().open_uni().await.unwrap());
             let write = data.raw(vec![1; 4 << 20].into());
             let written = tokio::time::timeout(Duration::from_millis(200), write).await;
-            assert!(!matches!(written, Ok(Ok(()))), "4 MiB were taken from nobody known");
+            let taken = matches!(written, Ok(Ok(())));
+            threat(15, "4 MiB on a data stream of no transfer", format!("taken: {taken}"));
+            assert!(!taken, "4 MiB were taken from nobody known");
             open.push(data);
         }
         assert!(dialled.open_batch(&at.entry, TransferId::from_bits(1515)).await.is_ok(), "control goes on beside it");
