@@ -401,7 +401,7 @@ mod tests {
     use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
 
     fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
-        let text = include_str!("tests/application.toml");
+        let text = include_str!("../../../protocol/fixtures/application.toml");
         let mut scope = ApplicationSpec::parse(text).unwrap().scope;
         change(&mut scope);
         GrantView {

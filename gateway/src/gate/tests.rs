@@ -16,37 +16,9 @@ const PROVIDER: &str = "91350100M000100Y43";
 const REQUESTER: &str = "91512081MA62K0260E";
 const OTHER: &str = "91330100799655058B";
 
-const ENTRY: &str = r#"
-name = "个体工商户登记信息"
-code = "307010/000001"
-abstract = "登记事项"
-format = "table"
-update_frequency = "daily"
-sharing_class = "conditional"
-conditions = "限依法履职使用"
-purposes = ["低收入家庭核对"]
-sharing_methods = ["batch_exchange"]
-region_column = "region"
-grade = "general-2"
-[[items]]
-name = "region"
-type = "string"
-grade = "general-1"
-personal = false
-[[items]]
-name = "credit_code"
-type = "string"
-key = true
-grade = "general-2"
-personal = false
-[[items]]
-name = "operator_name"
-type = "string"
-grade = "general-3"
-personal = true
-"#;
+const ENTRY: &str = concat!("code = \"307010/000001\"\n", include_str!("../../../protocol/fixtures/entry.toml"));
 
-const APPLICATION: &str = include_str!("tests/application.toml");
+const APPLICATION: &str = include_str!("../../../protocol/fixtures/application.toml");
 
 /// 2027-01-01, within the period.
 const NOW: Timestamp = Timestamp(1_798_732_800_000);

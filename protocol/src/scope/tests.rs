@@ -1,37 +1,9 @@
 use super::*;
 use proptest::prelude::*;
 
-const APPLICATION: &str = r#"
-entry = "307010/000001"
-basis = "社会救助暂行办法"
-scenario = "低收入家庭经济状况核对"
-purposes = ["低收入家庭核对"]
-columns = ["region", "credit_code"]
-where = "region within '4403'"
-methods = ["batch_exchange"]
-networks = ["127.0.0.0/8"]
-from = 2026-12-01
-until = 2027-06-30
-volume_bytes_max = 1_000_000_000
-"#;
+const APPLICATION: &str = include_str!("../../fixtures/application.toml");
 
-const ENTRY: &str = r#"
-name = "个体工商户登记信息"
-abstract = "a"
-format = "table"
-update_frequency = "daily"
-sharing_class = "conditional"
-conditions = "限依法履职使用"
-purposes = ["低收入家庭核对"]
-sharing_methods = ["batch_exchange"]
-region_column = "region"
-grade = "general-2"
-items = [
-  { name = "region", type = "string", personal = false },
-  { name = "credit_code", type = "string", key = true, personal = false },
-  { name = "operator_name", type = "string", personal = true },
-]
-"#;
+const ENTRY: &str = include_str!("../../fixtures/entry.toml");
 
 fn entry() -> EntrySpec {
     EntrySpec::parse(ENTRY).unwrap()
@@ -61,7 +33,7 @@ fn the_example_is_read_whole_and_fits_its_entry() {
     assert_eq!(scope.columns, ["region", "credit_code"]);
     assert_eq!(scope.rows.as_ref().map(ToString::to_string).as_deref(), Some("region within '4403'"));
     assert_eq!(scope.methods, [SharingMethod::BatchExchange]);
-    assert_eq!(scope.volume_bytes_max, Some(1_000_000_000));
+    assert_eq!(scope.volume_bytes_max, Some(1_000_000));
     assert_eq!(scope.check(&entry()), Ok(()));
 }
 
@@ -96,8 +68,8 @@ fn mistakes_in_the_file_are_named() {
     refused("region within '4403'", "region within '440300'", "where", "character 15");
     refused("batch_exchange", "fax", "methods[0]", "file_download");
     refused("\"credit_code\"", "\"region\"", "columns[1]", "twice");
-    refused("1_000_000_000", "0", "volume_bytes_max", "at least 1");
-    refused("1_000_000_000", "-1", "volume_bytes_max", "");
+    refused("1_000_000", "0", "volume_bytes_max", "at least 1");
+    refused("1_000_000", "-1", "volume_bytes_max", "");
     refused("basis =", "bases =", "bases", "unknown");
     refused("社会救助暂行办法", " ", "basis", "empty");
     assert_eq!(ScopeSpec::parse("entry = \"x\"").map_err(|e| e.field), Err("entry".to_owned()));
@@ -223,10 +195,9 @@ address.city = "mask(1,0)"
 "#;
 
 fn nested_entry() -> EntrySpec {
-    let items = "items = [\n  { name = \"address.city\", type = \"string\", personal = true },\n  \
-                 { name = \"address.at.street\", type = \"string\", personal = true },\n  \
-                 { name = \"addressee\", type = \"bool\", personal = true },";
-    EntrySpec::parse(&ENTRY.replacen("items = [", items, 1)).unwrap()
+    let item = |(name, of): (&str, &str)| format!("[[items]]\nname = \"{name}\"\ntype = \"{of}\"\npersonal = true\n\n");
+    let items = [("address.city", "string"), ("address.at.street", "string"), ("addressee", "bool")].map(item).concat();
+    EntrySpec::parse(&ENTRY.replacen("[[items]]", &format!("{items}[[items]]"), 1)).unwrap()
 }
 
 fn nested() -> Scope {

@@ -29,35 +29,9 @@ pub(crate) const START: Timestamp = Timestamp(1_796_176_800_000);
 pub(crate) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 pub(crate) const CODE: &str = "307010/000001";
 
-pub(crate) const ENTRY: &str = r#"
-name = "个体工商户登记信息"
-abstract = "本省个体工商户登记事项"
-format = "table"
-update_frequency = "daily"
-sharing_class = "conditional"
-conditions = "限依法履职使用"
-purposes = ["低收入家庭核对"]
-sharing_methods = ["batch_exchange"]
-region_column = "region"
-grade = "general-2"
-items = [
-  { name = "region", type = "string", personal = false },
-  { name = "credit_code", type = "string", key = true, personal = false },
-  { name = "operator_name", type = "string", personal = true },
-]
-"#;
+pub(crate) const ENTRY: &str = include_str!("../../../../protocol/fixtures/entry.toml");
 
-pub(crate) const APPLICATION: &str = r#"
-entry = "307010/000001"
-basis = "社会救助暂行办法"
-scenario = "低收入家庭经济状况核对"
-purposes = ["低收入家庭核对"]
-columns = ["region", "credit_code"]
-where = "region within '4403'"
-methods = ["batch_exchange"]
-from = 2026-12-01
-until = 2027-06-30
-"#;
+pub(crate) const APPLICATION: &str = include_str!("../../../../protocol/fixtures/application.toml");
 
 pub(crate) struct TestClock(AtomicI64, AtomicI64);
 
