@@ -87,6 +87,8 @@ mod tests {
             bytes: 3,
             files_count: None,
             rows: Some(1),
+            rows_read: None,
+            rows_rejected: None,
             bytes_root: Digest::blake3(b"abc"),
             rows_digest: None,
             files: vec![],
