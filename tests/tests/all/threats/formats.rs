@@ -28,7 +28,9 @@ fn push(world: &World, at: &Granted, file: &Path, more: &[&str]) -> Ran {
 fn must_be_refused(number: u32, what: &str, ran: Ran) -> String {
     threat(number, what, &ran);
     let most = ran.memory_bytes_most;
-    let error = ran.clone().fails(7);
+    // A look prints its report before its error.
+    assert_eq!(ran.code, Some(7), "{ran}");
+    let error = ran.error();
     assert!(most < MEMORY_BYTES_MAX, "{most} bytes: {ran}");
     text(&error, "text").to_owned()
 }
@@ -256,11 +258,17 @@ fn threat_19_csv_that_is_wrong_is_named_by_file_line_and_column() {
             assert!(said.contains(part), "{what} should name {part}: {said}");
         }
     }
-    // Regions are judged at the gateway, against its table.
+    // Regions are judged by the agent too, which knows the line.
     for (region, part) in [("440300", "4403"), ("999999", "999999"), ("44 03", "44 03")] {
         let file = world.file("region.csv", format!("{HEADER}{row}{region},B,1,2026-01-01\n"));
         let said = must_be_refused(19, &format!("CSV: the region {region}"), push(world, &at, &file, &[]));
-        assert!(said.contains("row 2") && said.contains("region") && said.contains(part), "{said}");
+        assert!(said.contains("line 3") && said.contains("region") && said.contains(part), "{said}");
+        // A look without sending names the same.
+        let report = push(world, &at, &file, &["--check"]);
+        assert_eq!(report.code, Some(7), "{report}");
+        let fault = report.json()["faults"][0].clone();
+        assert_eq!((&fault["line"], &fault["column"]), (&3.into(), &"region".into()), "{fault}");
+        assert!(text(&fault, "file").ends_with("region.csv") && text(&fault, "reason").contains(part), "{fault}");
     }
 }
 
