@@ -10,12 +10,16 @@ mod decoders;
 mod disk;
 #[path = "all/e2e/mod.rs"]
 mod e2e;
+#[path = "all/inside.rs"]
+mod inside;
 #[path = "all/kills.rs"]
 mod kills;
 #[path = "all/lake_seeds.rs"]
 mod lake_seeds;
 #[path = "all/local_store.rs"]
 mod local_store;
+#[path = "all/model/mod.rs"]
+mod model;
 #[path = "all/segments.rs"]
 mod segments;
 #[path = "all/structure.rs"]
@@ -24,3 +28,5 @@ mod structure;
 mod tables;
 #[path = "all/threats/mod.rs"]
 mod threats;
+#[path = "all/wire.rs"]
+mod wire;
