@@ -65,6 +65,25 @@ pub fn item_type_for(data_type: &DataType) -> Option<ItemType> {
     })
 }
 
+/// The columns of a schema that hold values, under their dotted names: what an entry's items for it are called. One may be
+/// null where it or anything above it may.
+pub fn leaf_fields(schema: &Schema) -> Vec<Field> {
+    let nullable = |path: &[usize]| {
+        let Some((first, rest)) = path.split_first() else { return true };
+        let Some(mut field) = schema.fields().get(*first) else { return true };
+        let mut nullable = field.is_nullable();
+        for place in rest {
+            let DataType::Struct(fields) = field.data_type() else { return true };
+            let Some(next) = fields.get(*place) else { return true };
+            nullable |= next.is_nullable();
+            field = next;
+        }
+        nullable
+    };
+    let leaves = leaves(schema, &|_| false);
+    leaves.iter().map(|leaf| Field::new(&leaf.name, leaf.data_type.clone(), nullable(&leaf.path))).collect()
+}
+
 /// The canonical schema of a whole entry; empty for an entry of files.
 pub fn arrow_schema(entry: &EntrySpec) -> SchemaRef {
     projected_schema(entry, &(0..entry.items.len()).collect::<Vec<_>>())

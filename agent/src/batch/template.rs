@@ -7,7 +7,7 @@ use super::parquet;
 use super::{FileFormat, ReadOptions, bad, csv, jsonl, xlsx};
 use crate::error::AgentError;
 use arrow::datatypes::Schema;
-use lingqu_protocol::columns::item_type_for;
+use lingqu_protocol::columns::{item_type_for, leaf_fields};
 use lingqu_protocol::entry::{EntrySpec, ITEMS_MAX, ItemType};
 use lingqu_protocol::host::Disk;
 use lingqu_protocol::region::RegionTable;
@@ -118,7 +118,8 @@ pub fn template(disk: &dyn Disk, path: &Path, options: &ReadOptions) -> Result<T
 /// The columns of a file that says their types.
 fn typed(path: &Path, schema: &Schema) -> Result<Vec<Guess>, AgentError> {
     let mut guesses = Vec::new();
-    for field in schema.fields() {
+    // A structure's leaves are items of their own: `address{city}` is `address.city`.
+    for field in leaf_fields(schema) {
         let found = item_type_for(field.data_type()).ok_or_else(|| {
             let (name, data_type) = (field.name(), field.data_type());
             let shown: String = data_type.to_string().chars().take(80).collect();

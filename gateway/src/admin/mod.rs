@@ -81,7 +81,7 @@ impl From<FolderError> for Failure {
             FolderError::RootInside { .. } => (2, "root_inside", "choose another folder with --root"),
             FolderError::Usage(_) | FolderError::Config(_) => (2, "usage", "correct what is named"),
             FolderError::Locked(_) => (6, "locked", "try again when it is done"),
-            FolderError::Differs(_) | FolderError::Statement(_) => {
+            FolderError::Differs(_) | FolderError::Statement(_) | FolderError::OtherPseudonyms => {
                 (5, "folder_differs", "restore the whole folder from one backup")
             }
             FolderError::Cuts { .. } => (

@@ -5,15 +5,15 @@ pub mod failpoint;
 mod heartbeat;
 mod housekeeping;
 mod http;
+mod secret;
 
 use crate::admin::{ControlSocket, Desk, Failure, Running, ServerError};
 use crate::config::{Config, LogFormat};
 use crate::edge::endpoint::{self, Door, LIMITS, handshakes};
 use crate::edge::session::Services;
-use crate::flow::pseudonym::PseudonymSecret;
 use crate::flow::record::{USED_PARENT, used};
 use crate::flow::{Facts, Flow, FlowParts};
-use crate::folder::{CutsFile, Folder, FolderError, Layout};
+use crate::folder::{CutsFile, Folder, FolderError};
 use crate::gate::{ClosedWhy, Gate};
 use crate::lake::local::LocalStore;
 use crate::lake::store::Lake;
@@ -24,7 +24,7 @@ use crate::misuse::observation::Fingerprint;
 use crate::misuse::{self, Observer, Watch};
 use crate::registry::port::Update;
 use crate::registry::{OpenInvitations, OpenRenewals, Registry, RegistryError};
-use crate::state::{Change, Draft, Expect, Filter, Kind, SqliteState, State, StateError};
+use crate::state::{Filter, Kind, SqliteState, State, StateError};
 use lingqu_certs::key::PublicKey;
 use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
 use lingqu_certs::quic::server_endpoint;
@@ -36,7 +36,6 @@ use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::host::{Clock, Entropy};
-use lingqu_protocol::scope::PSEUDONYM_ALGORITHM;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
@@ -164,6 +163,8 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         domain: domain.clone(),
         statement: folder.identity.statement.to_json().into(),
     };
+    let secret = folder.layout.pseudonym_secret();
+    let pseudonyms = secret::open(&secret, state.as_ref(), clock.as_ref(), entropy.as_ref()).await?;
     let registry = Registry::new(
         Arc::clone(&state),
         Arc::new(Watched { gate: Arc::clone(&gate), observer: Arc::clone(&observer) }),
@@ -179,7 +180,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         lake: Lake::new(Arc::new(store)),
         clock: Arc::clone(&clock),
         entropy: Arc::clone(&entropy),
-        pseudonyms: pseudonyms(&folder.layout, state.as_ref(), clock.as_ref(), entropy.as_ref()).await?,
+        pseudonyms,
         facts,
         failpoint: failpoint::pass,
     }));
@@ -264,39 +265,6 @@ fn server_identity(
     let chain = chain::load(&folder.layout.server_certificate())?;
     let ca = folder.ca.certificate();
     Ok(Arc::new(ServerIdentity::new(ca, &folder.identity.domain, chain, key, clock.wall())?))
-}
-
-/// The secret that pseudonyms are made with, which must be the one that earlier ones were made with: another would make
-/// every requester's pseudonyms worthless without a word. A gateway from before there were pseudonyms gets one here.
-async fn pseudonyms(
-    layout: &Layout,
-    state: &dyn State,
-    clock: &dyn Clock,
-    entropy: &dyn Entropy,
-) -> Result<PseudonymSecret, ServeError> {
-    const ID: &str = "pseudonym-secret";
-    let path = layout.pseudonym_secret();
-    let known = state.get(Kind::Setting, ID).await?;
-    let secret = match PseudonymSecret::load(&path).map_err(doing("the secret of pseudonyms"))? {
-        Some(secret) => secret,
-        None if known.is_some() => return Err(FolderError::Differs("the secret of pseudonyms").into()),
-        None => {
-            let secret = PseudonymSecret::generate(entropy).map_err(doing("making the secret of pseudonyms"))?;
-            secret.save_new(&path).map_err(doing("writing the secret of pseudonyms"))?;
-            secret
-        }
-    };
-    let body = serde_json::json!({ "algorithm": PSEUDONYM_ALGORITHM, "id": secret.id() }).to_string().into_bytes();
-    match known {
-        Some(record) if record.body != body => Err(FolderError::Differs("the secret of pseudonyms").into()),
-        Some(_) => Ok(secret),
-        None => {
-            let id = ID.to_owned();
-            let draft = Draft { kind: Kind::Setting, id, agency: None, parent: None, body, changed_at: clock.wall() };
-            state.commit(Change::put(draft, Expect::Absent)).await?;
-            Ok(secret)
-        }
-    }
 }
 
 /// What was used up under each permission before this start.

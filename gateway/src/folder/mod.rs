@@ -166,6 +166,11 @@ pub enum FolderError {
         /// What is wrong with it.
         why: String,
     },
+    /// The secret of pseudonyms is gone, or another one.
+    #[error(
+        "pseudonym.key is not there, or not the one that pseudonyms were made with before: restore it from the backup"
+    )]
+    OtherPseudonyms,
     /// State or ledger.
     #[error(transparent)]
     State(#[from] crate::state::StateError),

@@ -72,7 +72,7 @@ pub(super) fn leaf_array(batch: &RecordBatch, path: &[usize]) -> Result<Option<A
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use super::super::{Difference, arrow_schema, canonical_batch, differences};
+    use super::super::{Difference, arrow_schema, canonical_batch, differences, leaf_fields};
     use super::*;
     use crate::entry::{EntrySpec, ItemType};
     use arrow::array::{DictionaryArray, Int32Array, ListArray, StringArray, StringViewArray, StructArray};
@@ -136,6 +136,17 @@ items = [
                 assert_eq!(texts(flat.column(2)), [Some("s"), None, None, None][first..first + rows]);
             }
         }
+    }
+
+    #[test]
+    fn a_template_has_the_leaves() {
+        let text: ArrayRef = Arc::new(StringArray::from(vec!["a"; 4]));
+        let found: Vec<_> = leaf_fields(nested(text.clone(), text).schema_ref())
+            .iter()
+            .map(|field| (field.name().clone(), field.is_nullable()))
+            .collect();
+        let named = |name: &str, nullable| (name.to_owned(), nullable);
+        assert_eq!(found, [named("address.at.street", true), named("address.city", true), named("id", false)]);
     }
 
     #[test]

@@ -6,5 +6,6 @@ mod control;
 mod files;
 mod receipts;
 mod renewal;
+mod scopes;
 mod transfers;
 mod watching;
