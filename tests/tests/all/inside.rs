@@ -15,6 +15,8 @@ use lingqu_gateway::gate::{AgencyView, AgentView, EntryView, Gate, GrantStatus, 
 use lingqu_gateway::lake::local::LocalStore;
 use lingqu_gateway::lake::store::Lake;
 use lingqu_gateway::ledger::Ledger;
+use lingqu_gateway::misuse::observation::Fingerprint;
+use lingqu_gateway::misuse::pair as pair_of_observer;
 use lingqu_gateway::registry::Registry;
 use lingqu_gateway::state::{Filter, Kind, MemoryState, State};
 use lingqu_protocol::close::CloseCode;
@@ -162,6 +164,9 @@ impl Inside {
             facts,
             failpoint: |_| {},
         });
+        // Nobody judges what is observed here.
+        let (observer, _) = pair_of_observer(Fingerprint::new([7; 32]), Arc::clone(&clock));
+        let observer = Arc::new(observer);
         let publish = Arc::clone(&gate) as Arc<dyn lingqu_gateway::registry::Publish>;
         let registry = Registry::new(durable, publish, clock, entropy, Arc::new(folder.ca), identity);
         let filter = Filter { parent: Some(USED_PARENT.to_owned()), ..Filter::default() };
@@ -185,7 +190,7 @@ impl Inside {
         gate.refresh(Duration::from_secs(3600));
         let (registry, flow) = (Arc::new(registry), Arc::new(flow));
         let connections = AtomicU64::new(0);
-        let services = Arc::new(Services { gate, registry, flow, windows: Arc::default(), connections });
+        let services = Arc::new(Services { gate, registry, flow, windows: Arc::default(), connections, observer });
         Self { services, state, lake, dir }
     }
 
