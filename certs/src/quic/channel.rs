@@ -1,6 +1,7 @@
 //! The session layer's streams on a QUIC connection. Close codes travel as application error codes; bytes are handed on
 //! without copies.
 
+use crate::moments::{self, Moment};
 use bytes::Bytes;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::stream::{Channel, RecvHalf, SendHalf, StreamError};
@@ -139,6 +140,7 @@ impl SendHalf for QuicSend {
         self.ended = true;
         // It fails on a stream that was reset before; the first code counts.
         let _ended = self.stream.reset(wire_code(code));
+        moments::note(|| Moment::Reset { to: self._keeps_open.0.remote_address() });
     }
 }
 

@@ -8,6 +8,7 @@ use crate::registry::stop::Selector;
 use crate::registry::{Refusal, Registry, RegistryError};
 use crate::state::State;
 use lingqu_certs::joining::{JoinAnswer, JoinRequest};
+use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::checkpoint::{Checkpoint, NoteKey, origin};
 use lingqu_protocol::digest::to_hex;
@@ -203,7 +204,10 @@ pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
         }
         Command::RenewalWithdraw { agent } => registry.withdraw_renewal(&agent_id(&agent)?).await?,
         Command::Join { request } => join(registry, &request).await?,
-        Command::Stop { selector, reason } => registry.stop(&select(&selector)?, &reason).await?,
+        Command::Stop { selector, reason } => {
+            moments::note(|| Moment::Accepted);
+            registry.stop(&select(&selector)?, &reason).await?
+        }
         Command::Resume { selector, reason } => registry.resume(&select(&selector)?, &reason).await?,
         Command::FindingsList { after } => {
             let (findings, next) = registry.findings(&after).await?;

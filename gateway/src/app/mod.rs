@@ -26,6 +26,7 @@ use crate::registry::port::Update;
 use crate::registry::{OpenInvitations, OpenRenewals, Registry, RegistryError};
 use crate::state::{Change, Draft, Expect, Filter, Kind, SqliteState, State, StateError};
 use lingqu_certs::key::PublicKey;
+use lingqu_certs::moments;
 use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
 use lingqu_certs::quic::server_endpoint;
 use lingqu_certs::tls::TlsError;
@@ -132,6 +133,9 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     let folder = Folder::open(dir)?;
     log(&folder.config);
     failpoint::arm(std::env::var("LINGQU_FAILPOINT").ok());
+    if let Some(file) = std::env::var_os("LINGQU_MOMENTS") {
+        moments::listen(Path::new(&file)).map_err(doing("listening for moments"))?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy::new());
     let _lock = Folder::lock(&folder.layout)?;

@@ -8,6 +8,7 @@ use super::wires::Arrivals;
 use crate::gate::Leash;
 use crate::lake::segment::{Durable, VerifiedSegment};
 use bytes::{Bytes, BytesMut};
+use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::ChunkValue;
 use lingqu_protocol::frame::Event;
@@ -165,6 +166,7 @@ impl Reception {
     /// Checked, then written, then counted. A cut flow writes nothing more.
     async fn store(&self, segment: u32, data: Bytes, values: Vec<ChunkValue>) -> Result<(), FlowError> {
         self.leash.check()?;
+        moments::note(|| Moment::Begun);
         let bytes = data.len() as u64;
         let plan = Arc::clone(&self.plan);
         let verified =

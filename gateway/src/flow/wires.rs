@@ -6,6 +6,7 @@ use super::error::FlowError;
 use crate::gate::Leash;
 use bytes::Bytes;
 use lingqu_certs::key::PublicKey;
+use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::frame::Event;
 use lingqu_protocol::host::Entropy;
@@ -200,6 +201,7 @@ impl<S: SendHalf> DataLane<S> {
     /// What the transport says; a cut.
     pub async fn raw(&mut self, bytes: Bytes) -> Result<(), FlowError> {
         self.leash.check()?;
+        moments::note(|| Moment::Begun);
         tokio::select! {
             biased;
             cut = self.leash.cut() => Err(cut.into()),
