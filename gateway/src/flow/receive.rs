@@ -5,7 +5,7 @@
 use super::Flow;
 use super::error::FlowError;
 use super::wires::Arrivals;
-use crate::gate::Leash;
+use crate::gate::{Leash, Wait};
 use crate::lake::segment::{Durable, VerifiedSegment};
 use bytes::{Bytes, BytesMut};
 use lingqu_certs::moments::{self, Moment};
@@ -100,7 +100,10 @@ impl Reception {
                 other => return Err(unexpected("a segment", other.as_ref())),
             };
             // Memory first: until there is some, the peer's window stays shut.
-            let memory = self.flow.segment_memory().await?;
+            let memory = {
+                let _waiting = self.leash.waits().begin(Wait::Memory);
+                self.flow.segment_memory().await?
+            };
             self.claim(segment)?;
             let assembled = tokio::time::timeout(SEGMENT_WAIT, self.assemble(segment, &mut stream)).await;
             let outcome = match assembled {

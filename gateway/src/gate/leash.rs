@@ -3,6 +3,8 @@
 
 use super::health::ClosedWhy;
 use super::moved::Moved;
+use super::passed::{AllPassed, Ended, Passed};
+use super::waits::Waits;
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
@@ -10,6 +12,7 @@ use lingqu_protocol::ids::{EntryId, GrantId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Why a flow was cut.
@@ -84,12 +87,24 @@ struct Inner {
     book: Weak<LeashBook>,
     number: u64,
     moved: Moved,
+    waits: Waits,
+    began: Duration,
 }
 
 impl Leash {
     /// What has passed of the flow so far.
     pub fn moved(&self) -> &Moved {
         &self.0.moved
+    }
+
+    /// What it waits for.
+    pub fn waits(&self) -> &Waits {
+        &self.0.waits
+    }
+
+    /// When it began, on the monotonic clock.
+    pub fn began(&self) -> Duration {
+        self.0.began
     }
 
     /// Its number, which no other flow of this process has.
@@ -154,9 +169,22 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// What passed of it: a flow under a grant goes out, another comes in.
+    fn passed(&self) -> Passed {
+        let bytes = self.moved.bytes();
+        if self.tags.grant.is_some() {
+            Passed { out_bytes: bytes, ..Passed::default() }
+        } else {
+            Passed { in_bytes: bytes, ..Passed::default() }
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(book) = self.book.upgrade() {
+            book.ended.add(&self.tags.agent, self.tags.grant, &Passed { ended: 1, ..self.passed() });
             book.lock().remove(&self.number);
         }
     }
@@ -167,10 +195,11 @@ impl Drop for Inner {
 pub(super) struct LeashBook {
     next: AtomicU64,
     out: Mutex<HashMap<u64, Weak<Inner>>>,
+    ended: Ended,
 }
 
 impl LeashBook {
-    pub(super) fn attach(self: &Arc<Self>, tags: Tags, ends_at: Option<Timestamp>) -> Leash {
+    pub(super) fn attach(self: &Arc<Self>, tags: Tags, ends_at: Option<Timestamp>, began: Duration) -> Leash {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let inner = Arc::new(Inner {
             is_cut: AtomicBool::new(false),
@@ -180,6 +209,8 @@ impl LeashBook {
             book: Arc::downgrade(self),
             number,
             moved: Moved::default(),
+            waits: Waits::default(),
+            began,
         });
         self.lock().insert(number, Arc::downgrade(&inner));
         Leash(inner)
@@ -200,6 +231,15 @@ impl LeashBook {
     /// Every flow that runs and was not cut.
     pub(super) fn running(&self) -> Vec<Leash> {
         self.held().into_iter().map(Leash).filter(|leash| leash.check().is_ok()).collect()
+    }
+
+    /// What passed since the start, of flows that ended and of those that run.
+    pub(super) fn passed(&self) -> AllPassed {
+        let mut all = self.ended.all();
+        for inner in self.held() {
+            all.add(&inner.tags.agent, inner.tags.grant, &Passed { running: 1, ..inner.passed() });
+        }
+        all
     }
 
     pub(super) fn len(&self) -> usize {
