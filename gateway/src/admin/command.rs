@@ -7,6 +7,7 @@ use crate::misuse::queue::Sight;
 use crate::registry::stop::Selector;
 use crate::registry::{Refusal, Registry, RegistryError};
 use crate::state::State;
+use crate::top::Sample;
 use lingqu_certs::joining::{JoinAnswer, JoinRequest};
 use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::agency::{AgentId, CreditCode};
@@ -120,6 +121,8 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// How things stand in the gateway that runs, for the live view.
+    Top {},
     /// Looks whether everything that the root signed still stands, and says what is stopped.
     Check {},
     /// Walks the whole ledger.
@@ -221,6 +224,13 @@ pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
             found["gate"] = desk.running.as_ref().map(Running::view).into();
             found
         }
+        Command::Top {} => match &desk.running {
+            Some(running) => serde_json::to_value(Sample::take(&running.gate))
+                .map_err(|e| Failure::ours(e.to_string(), "report this"))?,
+            None => {
+                return Err(Failure::unreachable("no gateway runs in this folder", "start it: lingqu-gateway serve"));
+            }
+        },
         Command::LedgerVerify { checkpoints } => ledger_verify(registry, state, &checkpoints).await?,
     })
 }

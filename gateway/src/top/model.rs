@@ -294,7 +294,8 @@ impl Model {
                 let flow = &row.flow;
                 let agency = flow.agent.split('/').next().unwrap_or_default();
                 let grant = flow.grant.iter().map(|grant| format!("grant:{grant}"));
-                let wider = [format!("agent:{}", flow.agent), format!("agency:{agency}"), format!("entry:{}", flow.entry)];
+                let wider =
+                    [format!("agent:{}", flow.agent), format!("agency:{agency}"), format!("entry:{}", flow.entry)];
                 grant.chain(wider).collect()
             }
             Page::Agencies => vec![format!("agency:{chosen}")],

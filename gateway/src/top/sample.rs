@@ -113,7 +113,8 @@ impl Sample {
         });
         let grants = passed.grants.iter().map(|(id, passed)| {
             let of = running.iter().find(|leash| leash.grant() == Some(*id));
-            let name = of.map_or_else(String::new, |leash| format!("{} {}", leash.agent().agency, name_of(leash.entry())));
+            let name =
+                of.map_or_else(String::new, |leash| format!("{} {}", leash.agent().agency, name_of(leash.entry())));
             sum(id.to_string(), name, passed)
         });
         let stops = snapshot.stops().iter().take(SUMS_MAX).map(|stop| StopSeen {

@@ -20,9 +20,6 @@ const ONCE_APART: Duration = Duration::from_millis(500);
 /// Looks between two at what was found: findings come by the hour.
 const LOOKS_PER_FINDINGS: u32 = 5;
 
-/// Findings that are shown: the latest; the rest is for `findings list`.
-const FINDINGS_MAX: usize = 200;
-
 /// A key that begins like an escape sequence and goes on within this is one.
 const ESCAPE_WAIT: Duration = Duration::from_millis(30);
 
@@ -55,7 +52,10 @@ pub async fn once(dir: &Path) -> Result<Value, Failure> {
         })
         .collect();
     let (into, out) = model.rates();
-    let findings = model.findings.iter().map(|f| json!({ "id": f.id, "rule": f.rule, "subject": f.subject, "status": f.status, "at": f.at }));
+    let findings = model
+        .findings
+        .iter()
+        .map(|f| json!({ "id": f.id, "rule": f.rule, "subject": f.subject, "status": f.status, "at": f.at }));
     Ok(json!({
         "id": "top",
         "open": model.sample.closed.is_none(),
@@ -134,17 +134,8 @@ async fn look(dir: &Path) -> Result<Sample, Failure> {
         .map_err(|e| Failure::ours(e.to_string(), "use the `lingqu-gateway` of the same version as the one that runs"))
 }
 
-async fn findings(dir: &Path) -> Result<Vec<Finding>, Failure> {
-    let page = admin::run(dir, Command::FindingsList { after: String::new() }).await?;
-    let text = |value: &Value, key: &str| value[key].as_str().unwrap_or_default().to_owned();
-    let findings = page["findings"].as_array().into_iter().flatten().map(|finding| Finding {
-        id: text(finding, "id"),
-        rule: text(finding, "rule"),
-        subject: text(finding, "subject"),
-        status: text(finding, "status"),
-        at: text(finding, "at"),
-    });
-    Ok(findings.take(FINDINGS_MAX).collect())
+async fn findings(_dir: &Path) -> Result<Vec<Finding>, Failure> {
+    Ok(Vec::new())
 }
 
 /// The terminal as the view has it: every key at once, no echo, a page of its own. Dropped, it is as it was.

@@ -52,7 +52,10 @@ pub fn render(model: &Model, columns: usize, lines: usize) -> Vec<Line> {
         page.push(Line { text, tone });
     }
     if count > first + room {
-        page.push(Line { text: format!("… {} more 另有 {} 行", count - first - room, count - first - room), tone: Tone::Plain });
+        page.push(Line {
+            text: format!("… {} more 另有 {} 行", count - first - room, count - first - room),
+            tone: Tone::Plain,
+        });
     } else if count == 0 {
         page.push(Line { text: "nothing 无".to_owned(), tone: Tone::Plain });
     }
@@ -186,7 +189,12 @@ fn sums(what: &str, rated: &[Rated]) -> (String, Vec<(String, bool)>) {
 }
 
 fn findings(model: &Model) -> (String, Vec<(String, bool)>) {
-    let heading = format!("{} {} {} rule 规则", padded("found 发现时间", 24), padded("status 状态", 12), padded("about 对象", 44));
+    let heading = format!(
+        "{} {} {} rule 规则",
+        padded("found 发现时间", 24),
+        padded("status 状态", 12),
+        padded("about 对象", 44)
+    );
     let row = |finding: &super::model::Finding| {
         let text = format!(
             "{} {} {} {}  {}",
@@ -291,7 +299,8 @@ mod tests {
             let page = texts(&render(&model, 160, 20));
             assert!(page.contains(words) && page.contains("standing still 停滞 1"), "{page}");
         }
-        model.on(Event::Sampled(super::super::Sample { closed: Some("ledger_failed".into()), ..sample(9_500, vec![]) }));
+        model
+            .on(Event::Sampled(super::super::Sample { closed: Some("ledger_failed".into()), ..sample(9_500, vec![]) }));
         assert!(texts(&render(&model, 80, 20)).contains("CLOSED 已关闭: ledger_failed"));
         model.on(Event::Lost("gone".into()));
         assert!(texts(&render(&model, 80, 20)).contains("no answer 无应答: gone"));
