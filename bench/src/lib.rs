@@ -8,6 +8,7 @@
 //! Non-goals: nothing here is linked into the programs.
 
 pub mod baseline;
+pub mod cost;
 pub mod decide;
 pub mod demo;
 pub mod error;

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, decide, demo, kill, outside, revocation};
+use lingqu_bench::{baseline, cost, decide, demo, kill, outside, revocation};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -24,21 +24,20 @@ enum Command {
     Run(RunArgs),
     /// Measure a decision of the gate: a million grants, beside one random read of as much memory.
     Decide(DecideArgs),
-<<<<<<< HEAD
     /// Measure many small files, durable, beside `rsync -a --fsync` over ssh on loopback.
     Files(FilesArgs),
     /// Push and pull one big file: exit code 1 where either side held more memory than its budget.
     Big(BigArgs),
-=======
     /// Cut many running transfers and measure when the last byte went by.
     Revocation(RevocationArgs),
+    /// Measure what the rules over misuse cost, in pairs with and without them.
+    Cost(CostArgs),
     /// An agent of `revocation`.
     #[command(hide = true)]
     RevocationPeer {
         #[arg(long)]
         setting: String,
     },
->>>>>>> 4728bfa (Bench: revocation, with moments noted inside the gateway on demand)
     /// Show the whole exchange once, on real regions and synthetic registrations.
     Demo(DemoArgs),
     /// Write TPC-H lineitem with a region column, and its entry.toml.
@@ -88,7 +87,6 @@ struct DecideArgs {
 }
 
 #[derive(Debug, Args)]
-<<<<<<< HEAD
 struct FilesArgs {
     /// Files in the set.
     #[arg(long, default_value_t = scenario::FILES)]
@@ -112,7 +110,15 @@ struct BigArgs {
     /// The file's size; twice as much is needed on the disk.
     #[arg(long, default_value_t = scenario::BIG_BYTES >> 30, value_parser = clap::value_parser!(u64).range(1..=8192))]
     gib: u64,
-=======
+    /// Makes the content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct RevocationArgs {
     /// Transfers that run when they are cut, pulls and pushes; may be several.
     #[arg(long, value_name = "N", num_args = 1.., default_values_t = [1, 100, 1000])]
@@ -123,11 +129,26 @@ struct RevocationArgs {
     /// Bytes of what is pulled, and of each push.
     #[arg(long, default_value = "2GiB", value_parser = size)]
     size: u64,
->>>>>>> 4728bfa (Bench: revocation, with moments noted inside the gateway on demand)
     /// Makes the content.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CostArgs {
+    /// Pairs.
+    #[arg(long, default_value_t = 20)]
+    pairs: usize,
+    /// Bytes of each transfer.
+    #[arg(long, default_value = "512MiB", value_parser = size)]
+    size: u64,
+    /// Makes the content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the line.
     #[arg(long)]
     json: bool,
 }
@@ -209,7 +230,6 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let measured = decide::measure(decide::Options { grants: args.grants, agents: args.agents, ..full })?;
             Ok(judged(&scenario::alone(Name::Decide, measured, args.json)?))
         }
-<<<<<<< HEAD
         Command::Files(args) => {
             let FilesArgs { files, bytes, repetitions, seed, json } = args;
             let set = scenario::Set { files, file_bytes: bytes, repetitions, beside_rsync: true, seed };
@@ -219,7 +239,6 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let measured = scenario::big_file(args.gib << 30, args.seed)?;
             Ok(judged(&scenario::alone(Name::Big, measured, args.json)?))
         }
-=======
         Command::Revocation(args) => {
             let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
             let RevocationArgs { transfers, rounds, size, seed, json } = args;
@@ -227,8 +246,13 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let measured = revocation::measure(temp.path(), &options)?;
             Ok(judged(&scenario::alone(Name::Revocation, measured, json)?))
         }
+        Command::Cost(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let options = cost::Options { pairs: args.pairs, bytes: args.size, seed: args.seed };
+            let measured = cost::measure(temp.path(), options)?;
+            Ok(judged(&scenario::alone(Name::Cost, measured, args.json)?))
+        }
         Command::RevocationPeer { setting } => block_on(revocation::peer(&setting)),
->>>>>>> 4728bfa (Bench: revocation, with moments noted inside the gateway on demand)
         Command::Demo(args) => {
             demo::run(&demo::Options { dir: args.dir, json: args.json, small: args.small })?;
             Ok(ExitCode::SUCCESS)

@@ -44,7 +44,7 @@ const CONNECTIONS: usize = 5;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Load is steady before it is cut for so many looks.
-const STEADY_LOOKS: usize = 8;
+const STEADY_LOOKS: usize = 4;
 
 /// Looks that a round may take until its transfers run.
 const LOOKS_MAX: usize = 400;
@@ -70,7 +70,7 @@ pub struct Options {
 /// When something cannot be measured, or something that was cut looked complete.
 pub fn measure(dir: &Path, options: &Options) -> Result<Scenario, BenchError> {
     let moments = dir.join("moments");
-    let mut trade = Trade::open_with(dir, Programs::find()?, &[("LINGQU_MOMENTS", &moments)])?;
+    let mut trade = Trade::open_with(dir, Programs::find()?, &[("LINGQU_MOMENTS", &moments)], "")?;
     let asked = Asked {
         entry: CODE,
         basis: "测试",

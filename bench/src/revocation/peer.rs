@@ -290,7 +290,10 @@ async fn push(
     let mut control = connection.session.request(request::Ask::PushFiles(ask)).await?;
     let file = ManifestFile { name: "made-up.bin".to_owned(), bytes, root: Bytes::new() };
     let manifest = ManifestPart { files: vec![file] }.encode_to_vec();
-    control.writer.raw(frame::encode(FrameKind::Manifest, &manifest).map_err(session)?).await?;
+    if let Err(error) = control.writer.raw(frame::encode(FrameKind::Manifest, &manifest).map_err(session)?).await {
+        // A gateway that refuses stops reading, and says why.
+        return Err(control.reason(error.into()).await);
+    }
     let ready = match control.reply().await? {
         reply::Reply::PushReady(ready) => ready,
         other => return Err(lingqu_agent::connect::unexpected("PushReady", &other)),

@@ -8,6 +8,7 @@ mod small;
 pub(crate) use files::only_file;
 pub use small::{FILE_BYTES, FILES, Set};
 
+use crate::cost;
 use crate::decide;
 use crate::error::BenchError;
 use crate::facts;
@@ -48,14 +49,14 @@ pub enum Name {
     Batch,
     /// Decisions of the gate.
     Decide,
-<<<<<<< HEAD
     /// One big file each way, for its memory; only where it is named.
     Big,
-=======
     /// Transfers that are cut; by its own command alone.
     #[value(skip)]
     Revocation,
->>>>>>> 4728bfa (Bench: revocation, with moments noted inside the gateway on demand)
+    /// What watching costs; by its own command alone.
+    #[value(skip)]
+    Cost,
 }
 
 impl Name {
@@ -68,11 +69,9 @@ impl Name {
             Self::SmallFiles => "small_files",
             Self::Batch => "batch",
             Self::Decide => "decide",
-<<<<<<< HEAD
             Self::Big => "big",
-=======
             Self::Revocation => "revocation",
->>>>>>> 4728bfa (Bench: revocation, with moments noted inside the gateway on demand)
+            Self::Cost => "cost",
         }
     }
 }
@@ -110,7 +109,9 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
             )?,
             Name::Decide if options.quick => decide::measure(decide::Options::quick(options.seed))?,
             Name::Decide => decide::measure(decide::Options::full(options.seed))?,
-            Name::Revocation => return Err(BenchError::Usage("use `lingqu-bench revocation`".to_owned())),
+            Name::Revocation | Name::Cost => {
+                return Err(BenchError::Usage(format!("use `lingqu-bench {}`", name.word())));
+            }
         };
         if *name == Name::Decide {
             print!("{}", decide::to_text(&scenario));
@@ -182,7 +183,8 @@ pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String
             match name {
                 Name::Decide => print!("{}", decide::to_text(scenario)),
                 Name::Revocation => print!("{}", revocation::to_text(scenario)),
-                Name::Files | Name::SmallFiles | Name::Batch => {}
+                Name::Cost => print!("{}", cost::to_text(scenario)),
+                Name::Files | Name::SmallFiles | Name::Batch | Name::Big => {}
             }
             println!("{}", scenario.to_text(word));
             if let Some(missing) = scenario.figures["rsync_missing"].as_str() {
@@ -205,13 +207,14 @@ pub(crate) struct Trade {
 
 impl Trade {
     pub(crate) fn open(dir: &Path, programs: Programs) -> Result<Self, BenchError> {
-        Self::open_with(dir, programs, &[])
+        Self::open_with(dir, programs, &[], "")
     }
 
     /// The same, with more in the gateway's environment.
     pub(crate) fn open_with(dir: &Path, programs: Programs, env: &[(&'static str, &Path)]) -> Result<Self, BenchError> {
         let mut world = World::create(&dir.join("world"), programs)?;
         world.env = env.iter().map(|(name, value)| (*name, value.as_os_str().to_owned())).collect();
+        world.configure(config)?;
         world.serve()?;
         let found = |label, name, authority, number| {
             world.found(Founding { label, name, region: "44:province", authority, number })
