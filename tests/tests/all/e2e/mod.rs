@@ -6,5 +6,6 @@ mod control;
 mod files;
 mod receipts;
 mod renewal;
+mod top;
 mod transfers;
 mod watching;
