@@ -4,11 +4,12 @@
 //! incomplete, and once the stop is lifted the same transfer is judged anew and goes through.
 
 use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::frame;
 use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::session::{FrameReader, FrameWriter};
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::{DataHello, ManifestFile, ManifestPart, PushFiles};
 use lingqu_protocol::wire::{Pull, PullStart, SegmentRange, reply, request, step};
-use lingqu_protocol::{frame, session::FrameWriter};
 use lingqu_tests::world::data::{with_column, write_parquet};
 use lingqu_tests::world::raw::{Dialled, Raw, WAIT, fault, runtime};
 use lingqu_tests::world::{Agent, Granted, Running, World, b3sum, read_parquet, registrations, seeded_bytes, text};
@@ -272,7 +273,8 @@ fn what_waits_in_the_transport_does_not_leave_after_a_cut() {
         }
         wait_until("all of it was handed over", || world.gateway.metric("lingqu_sent_bytes_total") >= bytes as f64);
         world.gateway.stop(&["--entry", &world.files.entry], "测试阻断");
-        let (_, mut data) = dialled.data_stream().await;
+        let data = tokio::time::timeout(WAIT, dialled.session.channel().accept_uni()).await.unwrap().unwrap();
+        let mut data = FrameReader::new(data);
         let ended = async {
             loop {
                 match data.next().await {
