@@ -12,8 +12,8 @@ use crate::world::Programs;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The configuration that leaves no rule.
-const NO_RULES: &str = "\n[misuse]\nrules = false\n";
+/// What leaves a gateway without rules: its observations go nowhere.
+const NO_RULES: (&str, &str) = ("LINGQU_UNWATCHED", "1");
 
 const CODE: &str = "300001/000004";
 
@@ -36,8 +36,8 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     let programs = Programs::find()?;
     let source = dir.join("source.bin");
     let expected = write_file(&source, options.bytes, &mut Seeded::new(options.seed, "cost"))?;
-    let mut with = Side::open(&dir.join("with"), programs.clone(), "", &source)?;
-    let mut without = Side::open(&dir.join("without"), programs, NO_RULES, &source)?;
+    let mut with = Side::open(&dir.join("with"), programs.clone(), &[], &source)?;
+    let mut without = Side::open(&dir.join("without"), programs, &[(NO_RULES.0, Path::new(NO_RULES.1))], &source)?;
     // The first transfer of each fills caches and is not counted.
     with.pull(&expected)?;
     without.pull(&expected)?;
@@ -97,9 +97,9 @@ struct Side {
 }
 
 impl Side {
-    fn open(dir: &Path, programs: Programs, config: &str, source: &Path) -> Result<Self, BenchError> {
+    fn open(dir: &Path, programs: Programs, env: &[(&'static str, &Path)], source: &Path) -> Result<Self, BenchError> {
         std::fs::create_dir_all(dir).map_err(BenchError::io("making", dir))?;
-        let trade = Trade::open_with(dir, programs, &[], config)?;
+        let trade = Trade::open_with(dir, programs, env)?;
         let asked = Asked {
             entry: CODE,
             basis: "测试",

@@ -136,13 +136,6 @@ impl World {
         line.args(["--http", "127.0.0.1:0", "--dir"]).arg(self.gateway_dir())
     }
 
-    /// Adds to the gateway's configuration.
-    pub(crate) fn configure(&self, more: &str) -> Result<(), BenchError> {
-        let file = self.gateway_dir().join("config.toml");
-        let text = std::fs::read_to_string(&file).map_err(BenchError::io("reading", &file))?;
-        std::fs::write(&file, text + more).map_err(BenchError::io("writing", &file))
-    }
-
     /// Starts the gateway and waits until it says that it is ready.
     ///
     /// # Errors

@@ -70,7 +70,7 @@ pub struct Options {
 /// When something cannot be measured, or something that was cut looked complete.
 pub fn measure(dir: &Path, options: &Options) -> Result<Scenario, BenchError> {
     let moments = dir.join("moments");
-    let mut trade = Trade::open_with(dir, Programs::find()?, &[("LINGQU_MOMENTS", &moments)], "")?;
+    let mut trade = Trade::open_with(dir, Programs::find()?, &[("LINGQU_MOMENTS", &moments)])?;
     let asked = Asked {
         entry: CODE,
         basis: "测试",

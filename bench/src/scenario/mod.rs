@@ -207,19 +207,13 @@ pub(crate) struct Trade {
 
 impl Trade {
     pub(crate) fn open(dir: &Path, programs: Programs) -> Result<Self, BenchError> {
-        Self::open_with(dir, programs, &[], "")
+        Self::open_with(dir, programs, &[])
     }
 
-    /// The same, with more in the gateway's environment, and at the end of its configuration.
-    pub(crate) fn open_with(
-        dir: &Path,
-        programs: Programs,
-        env: &[(&'static str, &Path)],
-        config: &str,
-    ) -> Result<Self, BenchError> {
+    /// The same, with more in the gateway's environment.
+    pub(crate) fn open_with(dir: &Path, programs: Programs, env: &[(&'static str, &Path)]) -> Result<Self, BenchError> {
         let mut world = World::create(&dir.join("world"), programs)?;
         world.env = env.iter().map(|(name, value)| (*name, value.as_os_str().to_owned())).collect();
-        world.configure(config)?;
         world.serve()?;
         let found = |label, name, authority, number| {
             world.found(Founding { label, name, region: "44:province", authority, number })

@@ -20,6 +20,9 @@ const ONCE_APART: Duration = Duration::from_millis(500);
 /// Looks between two at what was found: findings come by the hour.
 const LOOKS_PER_FINDINGS: u32 = 5;
 
+/// Findings that are shown: the open ones, and the latest; the rest is for `findings list`.
+const FINDINGS_MAX: usize = 200;
+
 /// A key that begins like an escape sequence and goes on within this is one.
 const ESCAPE_WAIT: Duration = Duration::from_millis(30);
 
@@ -134,8 +137,31 @@ async fn look(dir: &Path) -> Result<Sample, Failure> {
         .map_err(|e| Failure::ours(e.to_string(), "use the `lingqu-gateway` of the same version as the one that runs"))
 }
 
-async fn findings(_dir: &Path) -> Result<Vec<Finding>, Failure> {
-    Ok(Vec::new())
+async fn findings(dir: &Path) -> Result<Vec<Finding>, Failure> {
+    let page = admin::run(dir, Command::FindingsList { after: String::new() }).await?;
+    let mut findings: Vec<Finding> = page["findings"].as_array().into_iter().flatten().map(finding).collect();
+    findings.sort_by(|a, b| (b.status == "open", &b.at).cmp(&(a.status == "open", &a.at)));
+    findings.truncate(FINDINGS_MAX);
+    Ok(findings)
+}
+
+fn finding(said: &Value) -> Finding {
+    let text = |key: &str| said[key].as_str().map(str::to_owned);
+    let named = |kind: &str| text(kind).map(|id| format!("{kind}:{id}"));
+    Finding {
+        id: text("id").unwrap_or_default(),
+        rule: text("rule").unwrap_or_default(),
+        // What was cut, or the nearest thing that could be.
+        subject: said["cut"]["what"]
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| named("grant"))
+            .or_else(|| named("agent"))
+            .or_else(|| named("agency"))
+            .unwrap_or_default(),
+        status: text("status").unwrap_or_default(),
+        at: text("last_at").unwrap_or_default(),
+    }
 }
 
 /// The terminal as the view has it: every key at once, no echo, a page of its own. Dropped, it is as it was.
