@@ -191,6 +191,9 @@ impl<S: SendHalf> DataLane<S> {
     ) -> Result<Self, FlowError> {
         leash.check()?;
         let mut lane = Self { writer: FrameWriter::new(channel.open_uni().await?), leash, finished: false };
+        if let Some(reset) = lane.writer.resetter() {
+            lane.leash.at_once(reset);
+        }
         lane.writer.message(&DataHello { transfer: transfer.to_string(), token: token.to_vec().into() }).await?;
         Ok(lane)
     }

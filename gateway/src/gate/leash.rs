@@ -74,14 +74,22 @@ impl Tags {
     }
 }
 
+/// What is done the moment a flow is cut.
+type AtOnce = Box<dyn Fn(CloseCode) + Send + Sync>;
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One flow's leash. Everything that moves data for the flow holds a clone and checks it for every piece.
 #[derive(Clone, Debug)]
 pub struct Leash(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     is_cut: AtomicBool,
     cut: watch::Sender<Option<Cut>>,
+    /// What is done at once, on the thread that cuts: a busy runtime does not delay it.
+    at_once: Mutex<Vec<AtOnce>>,
     tags: Tags,
     ends_at: Option<Timestamp>,
     book: Weak<LeashBook>,
@@ -89,6 +97,12 @@ struct Inner {
     moved: Moved,
     waits: Waits,
     began: Duration,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "leash {} of {:?}", self.number, self.tags)
+    }
 }
 
 impl Leash {
@@ -138,6 +152,16 @@ impl Leash {
         Err(self.0.cut.borrow().clone().unwrap_or_else(|| Cut::closed(ClosedWhy::Stale, Timestamp(0))))
     }
 
+    /// Does something the moment the flow is cut, on the thread that cuts it; now, where it was cut already. It must not
+    /// wait for anything.
+    pub fn at_once(&self, act: impl Fn(CloseCode) + Send + Sync + 'static) {
+        lock(&self.0.at_once).push(Box::new(act));
+        // Cut in between: whoever comes second does it, and twice is no harm.
+        if let Err(cut) = self.check() {
+            self.0.act(cut.code);
+        }
+    }
+
     /// Waits until the flow is cut. Selected on beside everything that can block.
     pub async fn cut(&self) -> Cut {
         let mut seen = self.0.cut.subscribe();
@@ -165,7 +189,14 @@ impl Inner {
             }
             first
         });
+        if first {
+            self.act(cut.code);
+        }
         first
+    }
+
+    fn act(&self, code: CloseCode) {
+        lock(&self.at_once).drain(..).for_each(|act| act(code));
     }
 }
 
@@ -204,6 +235,7 @@ impl LeashBook {
         let inner = Arc::new(Inner {
             is_cut: AtomicBool::new(false),
             cut: watch::Sender::new(None),
+            at_once: Mutex::new(Vec::new()),
             tags,
             ends_at,
             book: Arc::downgrade(self),
