@@ -2,11 +2,13 @@
 //!
 //! Reading order: [`world`] sets agencies up through the programs' own commands, [`scenario`] measures, [`report`] judges
 //! against floors, [`demo`] tells the whole story once, [`kill`] kills and resumes. [`link`] is a bad network by seed.
-//! [`decide`] alone calls into the gateway: a decision takes less time than a message to another process.
+//! Two call into what they measure: [`decide`], for a decision takes less time than a message to another process, and the
+//! peers of [`revocation`], for a thousand transfers are more than a machine has room for processes.
 //!
 //! Non-goals: nothing here is linked into the programs.
 
 pub mod baseline;
+pub mod cost;
 pub mod decide;
 pub mod demo;
 pub mod error;
@@ -17,6 +19,7 @@ pub mod link;
 pub mod outside;
 pub mod program;
 pub mod report;
+pub mod revocation;
 pub mod rsync;
 pub mod scenario;
 pub mod seeded;

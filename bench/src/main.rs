@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, decide, demo, kill, outside};
+use lingqu_bench::{baseline, cost, decide, demo, kill, outside, revocation};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,16 @@ enum Command {
     Files(FilesArgs),
     /// Push and pull one big file: exit code 1 where either side held more memory than its budget.
     Big(BigArgs),
+    /// Cut many running transfers and measure when the last byte went by.
+    Revocation(RevocationArgs),
+    /// Measure what the rules over misuse cost, in pairs with and without them.
+    Cost(CostArgs),
+    /// An agent of `revocation`.
+    #[command(hide = true)]
+    RevocationPeer {
+        #[arg(long)]
+        setting: String,
+    },
     /// Show the whole exchange once, on real regions and synthetic registrations.
     Demo(DemoArgs),
     /// Write TPC-H lineitem with a region column, and its entry.toml.
@@ -104,6 +114,41 @@ struct BigArgs {
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct RevocationArgs {
+    /// Transfers that run when they are cut, pulls and pushes; may be several.
+    #[arg(long, value_name = "N", num_args = 1.., default_values_t = [1, 100, 1000])]
+    transfers: Vec<usize>,
+    /// Cuts of each.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Bytes of what is pulled, and of each push.
+    #[arg(long, default_value = "2GiB", value_parser = size)]
+    size: u64,
+    /// Makes the content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct CostArgs {
+    /// Pairs.
+    #[arg(long, default_value_t = 20)]
+    pairs: usize,
+    /// Bytes of each transfer.
+    #[arg(long, default_value = "512MiB", value_parser = size)]
+    size: u64,
+    /// Makes the content.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the line.
     #[arg(long)]
     json: bool,
 }
@@ -194,6 +239,20 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let measured = scenario::big_file(args.gib << 30, args.seed)?;
             Ok(judged(&scenario::alone(Name::Big, measured, args.json)?))
         }
+        Command::Revocation(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let RevocationArgs { transfers, rounds, size, seed, json } = args;
+            let options = revocation::Options { transfers, rounds, bytes: size, seed };
+            let measured = revocation::measure(temp.path(), &options)?;
+            Ok(judged(&scenario::alone(Name::Revocation, measured, json)?))
+        }
+        Command::Cost(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let options = cost::Options { pairs: args.pairs, bytes: args.size, seed: args.seed };
+            let measured = cost::measure(temp.path(), options)?;
+            Ok(judged(&scenario::alone(Name::Cost, measured, args.json)?))
+        }
+        Command::RevocationPeer { setting } => block_on(revocation::peer(&setting)),
         Command::Demo(args) => {
             demo::run(&demo::Options { dir: args.dir, json: args.json, small: args.small })?;
             Ok(ExitCode::SUCCESS)

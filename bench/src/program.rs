@@ -32,13 +32,14 @@ pub fn beside(name: &str) -> Result<PathBuf, BenchError> {
 pub struct Line {
     program: PathBuf,
     args: Vec<OsString>,
+    env: Vec<(&'static str, OsString)>,
     log: Option<PathBuf>,
 }
 
 impl Line {
     /// `program` without arguments.
     pub fn new(program: &Path) -> Self {
-        Self { program: program.to_owned(), args: Vec::new(), log: None }
+        Self { program: program.to_owned(), args: Vec::new(), env: Vec::new(), log: None }
     }
 
     /// One more argument.
@@ -52,6 +53,13 @@ impl Line {
     #[must_use]
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// One more variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.env.push((name, value.into()));
         self
     }
 
@@ -78,7 +86,12 @@ impl Line {
     /// When the system does not.
     pub fn start(self) -> Result<Running, BenchError> {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .args(&self.args)
+            .envs(self.env.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         if let Some(log) = &self.log {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(log);
             command.stderr(file.map_err(BenchError::io("opening", log))?);

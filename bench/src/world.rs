@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The domain of the world's gateway: one that nobody can own.
-const DOMAIN: &str = "lingqu.example";
+pub(crate) const DOMAIN: &str = "lingqu.example";
 
 /// How long a gateway may take to end what runs after SIGTERM before it is killed.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -76,6 +76,8 @@ pub struct World {
     pub address: String,
     /// Where its metrics are, once it serves.
     pub http: String,
+    /// More of the gateway's environment.
+    pub(crate) env: Vec<(&'static str, std::ffi::OsString)>,
     gateway: Option<Running>,
 }
 
@@ -95,7 +97,8 @@ impl World {
     /// When a program fails.
     pub fn create_behind(dir: &Path, programs: Programs, address: String, dialled: &str) -> Result<Self, BenchError> {
         std::fs::create_dir_all(dir).map_err(BenchError::io("making", dir))?;
-        let world = Self { dir: dir.to_owned(), programs, address, http: String::new(), gateway: None };
+        let world =
+            Self { dir: dir.to_owned(), programs, address, http: String::new(), env: Vec::new(), gateway: None };
         let init = world.operator(["init", "--domain", DOMAIN, "--address", dialled]);
         init.arg("--root").arg(world.root()).run(0)?;
         Ok(world)
@@ -129,6 +132,7 @@ impl World {
     /// The command that serves, for those who go on by hand.
     pub fn serve_line(&self) -> Line {
         let line = Line::new(&self.programs.gateway).args(["serve", "--listen", &self.address]);
+        let line = self.env.iter().fold(line, |line, (name, value)| line.env(name, value));
         line.args(["--http", "127.0.0.1:0", "--dir"]).arg(self.gateway_dir())
     }
 

@@ -13,6 +13,7 @@ pub mod invitation;
 pub mod joining;
 pub mod key;
 pub mod memory;
+pub mod moments;
 pub mod officer;
 pub mod os;
 pub mod profile;

@@ -19,3 +19,4 @@ pub mod metrics;
 pub mod misuse;
 pub mod registry;
 pub mod state;
+pub mod top;

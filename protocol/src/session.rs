@@ -162,4 +162,9 @@ impl<S: SendHalf> FrameWriter<S> {
     pub fn reset(&mut self, code: CloseCode) {
         self.send.reset(code);
     }
+
+    /// What resets the stream from elsewhere, where the transport can.
+    pub fn resetter(&self) -> Option<crate::stream::Resetter> {
+        self.send.resetter()
+    }
 }

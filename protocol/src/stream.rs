@@ -27,7 +27,15 @@ pub trait SendHalf: Send + 'static {
     fn finish(&mut self);
     /// Ends the stream at once; bytes that were not sent are dropped.
     fn reset(&mut self, code: CloseCode);
+    /// What does the same from elsewhere, at once and whoever waits for the stream meanwhile; `None` for a transport that
+    /// cannot.
+    fn resetter(&self) -> Option<Resetter> {
+        None
+    }
 }
+
+/// Resets one stream from elsewhere. Whoever waits to write to it then fails.
+pub type Resetter = Box<dyn Fn(CloseCode) + Send + Sync>;
 
 /// The half of a stream that this side reads.
 pub trait RecvHalf: Send + 'static {

@@ -4,6 +4,8 @@
 
 #[path = "all/audit.rs"]
 mod audit;
+#[path = "all/cuts.rs"]
+mod cuts;
 #[path = "all/decoders.rs"]
 mod decoders;
 #[path = "all/disk.rs"]

@@ -8,11 +8,13 @@ mod small;
 pub(crate) use files::only_file;
 pub use small::{FILE_BYTES, FILES, Set};
 
+use crate::cost;
 use crate::decide;
 use crate::error::BenchError;
 use crate::facts;
 use crate::program::Outcome;
 use crate::report::{Sample, Scenario, floors, missed};
+use crate::revocation;
 use crate::texts::{Asked, file_entry};
 use crate::usage;
 use crate::world::{Agency, Founding, Programs, World};
@@ -49,6 +51,12 @@ pub enum Name {
     Decide,
     /// One big file each way, for its memory; only where it is named.
     Big,
+    /// Transfers that are cut; by its own command alone.
+    #[value(skip)]
+    Revocation,
+    /// What watching costs; by its own command alone.
+    #[value(skip)]
+    Cost,
 }
 
 impl Name {
@@ -62,6 +70,8 @@ impl Name {
             Self::Batch => "batch",
             Self::Decide => "decide",
             Self::Big => "big",
+            Self::Revocation => "revocation",
+            Self::Cost => "cost",
         }
     }
 }
@@ -99,6 +109,9 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
             )?,
             Name::Decide if options.quick => decide::measure(decide::Options::quick(options.seed))?,
             Name::Decide => decide::measure(decide::Options::full(options.seed))?,
+            Name::Revocation | Name::Cost => {
+                return Err(BenchError::Usage(format!("use `lingqu-bench {}`", name.word())));
+            }
         };
         if *name == Name::Decide {
             print!("{}", decide::to_text(&scenario));
@@ -167,8 +180,11 @@ pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String
             let text = serde_json::to_string_pretty(&document).map_err(BenchError::data("writing the report"))?;
             println!("{text}");
         } else {
-            if name == Name::Decide {
-                print!("{}", decide::to_text(scenario));
+            match name {
+                Name::Decide => print!("{}", decide::to_text(scenario)),
+                Name::Revocation => print!("{}", revocation::to_text(scenario)),
+                Name::Cost => print!("{}", cost::to_text(scenario)),
+                Name::Files | Name::SmallFiles | Name::Batch | Name::Big => {}
             }
             println!("{}", scenario.to_text(word));
             if let Some(missing) = scenario.figures["rsync_missing"].as_str() {
@@ -182,6 +198,8 @@ pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String
 /// A world with one provider and one requester.
 pub(crate) struct Trade {
     pub(crate) world: World,
+    /// Ids of the entries that were shared, by their codes.
+    entries: std::cell::RefCell<BTreeMap<String, String>>,
     authority: Agency,
     pub(crate) provider: Agency,
     pub(crate) requester: Agency,
@@ -189,7 +207,13 @@ pub(crate) struct Trade {
 
 impl Trade {
     pub(crate) fn open(dir: &Path, programs: Programs) -> Result<Self, BenchError> {
+        Self::open_with(dir, programs, &[])
+    }
+
+    /// The same, with more in the gateway's environment.
+    pub(crate) fn open_with(dir: &Path, programs: Programs, env: &[(&'static str, &Path)]) -> Result<Self, BenchError> {
         let mut world = World::create(&dir.join("world"), programs)?;
+        world.env = env.iter().map(|(name, value)| (*name, value.as_os_str().to_owned())).collect();
         world.serve()?;
         let found = |label, name, authority, number| {
             world.found(Founding { label, name, region: "44:province", authority, number })
@@ -197,7 +221,7 @@ impl Trade {
         let authority = found("authority", "测试主管部门", true, 1)?;
         let provider = found("provider", "测试提供部门", false, 2)?;
         let requester = found("requester", "测试需求部门", false, 3)?;
-        Ok(Self { world, authority, provider, requester })
+        Ok(Self { world, entries: Default::default(), authority, provider, requester })
     }
 
     /// Publishes an entry of files under `code` and gives the requester a grant of it.
@@ -213,8 +237,15 @@ impl Trade {
             std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
             Ok(path)
         };
-        self.world.publish(&self.provider, &self.authority, &save("entry.toml", entry)?, code)?;
+        let id = self.world.publish(&self.provider, &self.authority, &save("entry.toml", entry)?, code)?;
+        self.entries.borrow_mut().insert(code.to_owned(), id);
         self.world.grant(&self.requester, &self.provider, &save("application.toml", &asked.to_toml())?)
+    }
+
+    /// The id of an entry that was shared.
+    pub(crate) fn entry_id(&self, code: &str) -> Result<String, BenchError> {
+        let id = self.entries.borrow().get(code).cloned();
+        id.ok_or_else(|| BenchError::Wrong(format!("no entry {code} was shared")))
     }
 
     /// Runs an agent's command and takes the measure of it and of the gateway meanwhile.

@@ -1,13 +1,17 @@
 //! The session layer's streams on a QUIC connection. Close codes travel as application error codes; bytes are handed on
 //! without copies.
 
+use crate::moments::{self, Moment};
 use bytes::Bytes;
 use lingqu_protocol::close::CloseCode;
-use lingqu_protocol::stream::{Channel, RecvHalf, SendHalf, StreamError};
+use lingqu_protocol::stream::{Channel, RecvHalf, Resetter, SendHalf, StreamError};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
+use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 /// A QUIC connection whose handshake is done. When the last handle to it and to its streams is dropped without
 /// [`Channel::close`], it closes as our fault: the QUIC library would close with 0, which is "done".
@@ -68,7 +72,7 @@ impl Channel for QuicChannel {
 
     async fn open_uni(&self) -> Result<QuicSend, StreamError> {
         let stream = self.connection().open_uni().await.map_err(connection_error)?;
-        Ok(QuicSend { stream, ended: false, _keeps_open: Arc::clone(&self.0) })
+        Ok(QuicSend { stream: Arc::new(Mutex::new(stream)), ended: false, _keeps_open: Arc::clone(&self.0) })
     }
 
     async fn accept_uni(&self) -> Result<QuicRecv, StreamError> {
@@ -92,7 +96,7 @@ impl QuicChannel {
         streams: Result<(SendStream, RecvStream), ConnectionError>,
     ) -> Result<(QuicSend, QuicRecv), StreamError> {
         let (send, recv) = streams.map_err(connection_error)?;
-        let send = QuicSend { stream: send, ended: false, _keeps_open: Arc::clone(&self.0) };
+        let send = QuicSend { stream: Arc::new(Mutex::new(send)), ended: false, _keeps_open: Arc::clone(&self.0) };
         Ok((send, QuicRecv { stream: recv, ended: false, _keeps_open: Arc::clone(&self.0) }))
     }
 }
@@ -105,22 +109,44 @@ fn wire_code(code: CloseCode) -> VarInt {
 /// a cut transfer would look complete.
 #[derive(Debug)]
 pub struct QuicSend {
-    stream: SendStream,
+    /// Locked for moments and never while somebody waits: a cut resets it from elsewhere.
+    stream: Arc<Mutex<SendStream>>,
     ended: bool,
     _keeps_open: Arc<Handle>,
 }
 
 impl QuicSend {
+    fn lock(&self) -> std::sync::MutexGuard<'_, SendStream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes of streams with a higher priority go first; 0 where nothing is said.
     pub fn set_priority(&self, priority: i32) {
         // It fails on a stream that has ended, whose priority no longer matters.
-        let _ended = self.stream.set_priority(priority);
+        let _ended = self.lock().set_priority(priority);
     }
 }
 
 impl SendHalf for QuicSend {
     async fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        self.stream.write_chunk(bytes).await.map_err(|error| match error {
+        let mut rest = [bytes];
+        let written = poll_fn(|cx| {
+            loop {
+                let [left] = &rest;
+                if left.is_empty() {
+                    return Poll::Ready(Ok(()));
+                }
+                // Made anew for each look: what was not written stays in `rest`, and the library wakes this task all the same.
+                let mut stream = self.lock();
+                let writing = stream.write_chunks(&mut rest);
+                match pin!(writing).poll(cx) {
+                    Poll::Ready(Ok(_)) => {}
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        written.await.map_err(|error| match error {
             WriteError::Stopped(code) => StreamError::Reset(CloseCode::from_code(code.into_inner())),
             WriteError::ConnectionLost(error) => connection_error(error),
             WriteError::ClosedStream | WriteError::ZeroRttRejected => {
@@ -132,13 +158,25 @@ impl SendHalf for QuicSend {
     fn finish(&mut self) {
         self.ended = true;
         // It fails on a stream that the peer stopped or this side reset: the peer knows already.
-        let _ended = self.stream.finish();
+        let _ended = self.lock().finish();
     }
 
     fn reset(&mut self, code: CloseCode) {
         self.ended = true;
         // It fails on a stream that was reset before; the first code counts.
-        let _ended = self.stream.reset(wire_code(code));
+        let _ended = self.lock().reset(wire_code(code));
+        moments::note(|| Moment::Reset { to: self._keeps_open.0.remote_address() });
+    }
+
+    fn resetter(&self) -> Option<Resetter> {
+        let (stream, keeps_open) = (Arc::downgrade(&self.stream), Arc::downgrade(&self._keeps_open));
+        Some(Box::new(move |code| {
+            if let (Some(stream), Some(connection)) = (stream.upgrade(), keeps_open.upgrade()) {
+                // It fails on a stream that has ended.
+                let _ended = stream.lock().unwrap_or_else(PoisonError::into_inner).reset(wire_code(code));
+                moments::note(|| Moment::Reset { to: connection.0.remote_address() });
+            }
+        }))
     }
 }
 

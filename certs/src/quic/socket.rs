@@ -1,6 +1,7 @@
 //! The UDP socket under an endpoint: buffers sized and read back, batches kept below what one UDP send can carry.
 
 use super::SOCKET_BUFFER_BYTES;
+use crate::moments::{self, Moment};
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -61,7 +62,9 @@ impl AsyncUdpSocket for CappedSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.try_send(transmit)
+        self.inner.try_send(transmit)?;
+        moments::note(|| Moment::Sent { to: transmit.destination, bytes: transmit.contents.len() });
+        Ok(())
     }
 
     fn poll_recv(

@@ -7,7 +7,9 @@ use crate::misuse::queue::Sight;
 use crate::registry::stop::Selector;
 use crate::registry::{Refusal, Registry, RegistryError};
 use crate::state::State;
+use crate::top::Sample;
 use lingqu_certs::joining::{JoinAnswer, JoinRequest};
+use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::checkpoint::{Checkpoint, NoteKey, origin};
 use lingqu_protocol::digest::to_hex;
@@ -119,6 +121,8 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// How things stand in the gateway that runs, for the live view.
+    Top {},
     /// Looks whether everything that the root signed still stands, and says what is stopped.
     Check {},
     /// Walks the whole ledger.
@@ -203,7 +207,10 @@ pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
         }
         Command::RenewalWithdraw { agent } => registry.withdraw_renewal(&agent_id(&agent)?).await?,
         Command::Join { request } => join(registry, &request).await?,
-        Command::Stop { selector, reason } => registry.stop(&select(&selector)?, &reason).await?,
+        Command::Stop { selector, reason } => {
+            moments::note(|| Moment::Accepted);
+            registry.stop(&select(&selector)?, &reason).await?
+        }
         Command::Resume { selector, reason } => registry.resume(&select(&selector)?, &reason).await?,
         Command::FindingsList { after } => {
             let (findings, next) = registry.findings(&after).await?;
@@ -217,6 +224,13 @@ pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
             found["gate"] = desk.running.as_ref().map(Running::view).into();
             found
         }
+        Command::Top {} => match &desk.running {
+            Some(running) => serde_json::to_value(Sample::take(&running.gate))
+                .map_err(|e| Failure::ours(e.to_string(), "report this"))?,
+            None => {
+                return Err(Failure::unreachable("no gateway runs in this folder", "start it: lingqu-gateway serve"));
+            }
+        },
         Command::LedgerVerify { checkpoints } => ledger_verify(registry, state, &checkpoints).await?,
     })
 }

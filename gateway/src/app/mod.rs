@@ -26,6 +26,7 @@ use crate::registry::port::Update;
 use crate::registry::{OpenInvitations, OpenRenewals, Registry, RegistryError};
 use crate::state::{Filter, Kind, SqliteState, State, StateError};
 use lingqu_certs::key::PublicKey;
+use lingqu_certs::moments;
 use lingqu_certs::os::{OsDisk, OsEntropy, SystemClock};
 use lingqu_certs::quic::server_endpoint;
 use lingqu_certs::tls::TlsError;
@@ -131,6 +132,9 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     let folder = Folder::open(dir)?;
     log(&folder.config);
     failpoint::arm(std::env::var("LINGQU_FAILPOINT").ok());
+    if let Some(file) = std::env::var_os("LINGQU_MOMENTS") {
+        moments::listen(Path::new(&file)).map_err(doing("listening for moments"))?;
+    }
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(OsEntropy::new());
     let _lock = Folder::lock(&folder.layout)?;
@@ -195,7 +199,13 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         clock: Arc::clone(&clock),
         thresholds: folder.config.misuse.clone(),
     };
-    tokio::spawn(Watch::begin(parts, observed).await?.run());
+    if std::env::var_os("LINGQU_UNWATCHED").is_some() {
+        // For `lingqu-bench cost`; who starts the process could also leave it off.
+        tracing::error!("nobody watches for misuse: this process was started for a measurement");
+        drop((parts, observed));
+    } else {
+        tokio::spawn(Watch::begin(parts, observed).await?.run());
+    }
     heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
     let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));
 

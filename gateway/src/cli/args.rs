@@ -125,6 +125,20 @@ Back there:             lingqu join INVITATION --certificate answer.json")]
     /// What the rules over misuse found 疑似问题线索
     #[command(subcommand)]
     Findings(Findings),
+    /// Watch: throughput, what stands still and why, findings; and stop a row 实时视图
+    #[command(
+        after_help = "Pages: transfers, agencies, grants, findings (tab). Choose a row with the arrow keys; s stops it, after a reason
+and a yes. What stands still comes first: held by reader, waits for memory, or nothing comes from the sender.
+With --once it says how things stand and ends; for programs with --json.
+
+  lingqu-gateway --dir gw top
+  lingqu-gateway --dir gw top --once --json"
+    )]
+    Top {
+        /// Say once how things stand, and end
+        #[arg(long)]
+        once: bool,
+    },
     /// The audit ledger 账本
     #[command(subcommand)]
     Ledger(Ledger),

@@ -9,6 +9,7 @@ pub use args::Cli;
 use crate::admin::{self, Command, Failure};
 use crate::app::{self, ServeOptions};
 use crate::folder;
+use crate::top::terminal;
 use args::{Act, Agency, Agent, Findings, Initial, Ledger, Officer, Renewal, Said, Selection};
 use lingqu_certs::joining::JOIN_FILE_BYTES_MAX;
 use lingqu_certs::os::{self, OsEntropy, SystemClock};
@@ -132,6 +133,13 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
         }
         Act::Findings(Findings::Confirm(said)) => say(dir, said, FindingAct::Confirm, output).await,
         Act::Findings(Findings::Lift(said)) => say(dir, said, FindingAct::Lift, output).await,
+        // One JSON document is one look.
+        Act::Top { once } if *once || cli.json => {
+            let words = if cli.json { String::new() } else { terminal::page_once(dir).await? };
+            let value = if cli.json { terminal::once(dir).await? } else { Value::Null };
+            output.say(&value, |_| words)
+        }
+        Act::Top { .. } => terminal::run(dir).await,
         Act::Ledger(Ledger::Verify { checkpoint }) => {
             let checkpoints = checkpoint.iter().map(|f| read(f, CHECKPOINT_BYTES_MAX)).collect::<Result<_, _>>()?;
             let found = admin::run(dir, Command::LedgerVerify { checkpoints }).await?;

@@ -162,6 +162,11 @@ impl Flow {
         (self.parts.failpoint)(name);
     }
 
+    /// The same, for what outlives a borrow of the flow.
+    pub fn failpoints(&self) -> fn(&str) {
+        self.parts.failpoint
+    }
+
     /// A share of the memory for one segment.
     ///
     /// # Errors

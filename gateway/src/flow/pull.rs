@@ -105,13 +105,15 @@ async fn serve<C: Channel>(
     meter: &Arc<Meter>,
     wires: &mut Wires<C>,
 ) -> Result<Delivered, FlowError> {
-    let delivered = match version.kind {
+    // Held until the receiver has everything: dropped before, by a cut, they take back what has not left yet.
+    let (delivered, _lanes) = match version.kind {
         DataKind::File => serve_files::serve(flow, permit, transfer, version, &ask.files, meter, wires).await?,
         DataKind::Table if !ask.files.is_empty() => {
             return Err(FlowError::bad_data("an entry of rows has no files: leave --file out"));
         }
         DataKind::Table => serve_table::serve(flow, permit, transfer, version, meter, wires).await?,
     };
+    flow.failpoint("pull.before_end");
     permit.leash().check()?;
     let text = |digest: Option<Digest>| digest.map_or_else(String::new, |d| d.to_string());
     wires

@@ -5,7 +5,7 @@ use super::error::FlowError;
 use super::pull::Delivered;
 use super::wires::{Arrivals, Wires};
 use super::{Flow, Opened};
-use crate::gate::{Leash, Peer, Permit, PushPermit};
+use crate::gate::{Leash, Peer, Permit, PushPermit, Wait};
 use crate::lake::manifest::TableManifest;
 use crate::lake::writer::TableWriter;
 use crate::metrics;
@@ -141,7 +141,7 @@ async fn take<C: Channel>(
     let token = arrivals.token().to_vec().into();
     wires.reply(reply::Reply::PushReady(PushReady { token, data_streams_max: 1, durable_follows: false })).await?;
     let rows = AtomicU64::new(0);
-    let reading = read(&mut arrivals, spec, permit.leash(), writer, &rows);
+    let reading = read(flow, &mut arrivals, spec, permit.leash(), writer, &rows);
     tokio::pin!(reading);
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     let mut end: Option<PushEnd> = None;
@@ -170,6 +170,7 @@ fn end_record(step: Step) -> Result<PushEnd, FlowError> {
 }
 
 async fn read<R: RecvHalf>(
+    flow: &Flow,
     arrivals: &mut Arrivals<R>,
     spec: &Arc<EntrySpec>,
     leash: &Leash,
@@ -179,6 +180,7 @@ async fn read<R: RecvHalf>(
     let mut stream = arrivals.next().await.ok_or(SessionError::Incomplete)?;
     let mut decoder = ipc::Decoder::default();
     while let Some(body) = next_batch(&mut stream).await? {
+        flow.failpoint("push.batch");
         leash.check()?;
         let bytes = body.len() as u64;
         let decoded = decoder.decode(body).map_err(|e| FlowError::bad_data(e.to_string()))?;
@@ -190,7 +192,11 @@ async fn read<R: RecvHalf>(
         let batch =
             lingqu_protocol::columns::canonical_batch(spec, &batch).map_err(|e| FlowError::bad_data(e.to_string()))?;
         let count = batch.num_rows() as u64;
-        writer.write(batch).await?;
+        {
+            // Rows that wait for their turn wait for memory, and for the disk behind it.
+            let _waiting = leash.waits().begin(Wait::Memory);
+            writer.write(batch).await?;
+        }
         rows.fetch_add(count, Ordering::Relaxed);
         metrics::received(bytes);
         metrics::received_rows(count);

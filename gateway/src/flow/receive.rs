@@ -5,9 +5,10 @@
 use super::Flow;
 use super::error::FlowError;
 use super::wires::Arrivals;
-use crate::gate::Leash;
+use crate::gate::{Leash, Wait};
 use crate::lake::segment::{Durable, VerifiedSegment};
 use bytes::{Bytes, BytesMut};
+use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::ChunkValue;
 use lingqu_protocol::frame::Event;
@@ -99,7 +100,10 @@ impl Reception {
                 other => return Err(unexpected("a segment", other.as_ref())),
             };
             // Memory first: until there is some, the peer's window stays shut.
-            let memory = self.flow.segment_memory().await?;
+            let memory = {
+                let _waiting = self.leash.waits().begin(Wait::Memory);
+                self.flow.segment_memory().await?
+            };
             self.claim(segment)?;
             let assembled = tokio::time::timeout(SEGMENT_WAIT, self.assemble(segment, &mut stream)).await;
             let outcome = match assembled {
@@ -165,6 +169,7 @@ impl Reception {
     /// Checked, then written, then counted. A cut flow writes nothing more.
     async fn store(&self, segment: u32, data: Bytes, values: Vec<ChunkValue>) -> Result<(), FlowError> {
         self.leash.check()?;
+        moments::note(|| Moment::Begun);
         let bytes = data.len() as u64;
         let plan = Arc::clone(&self.plan);
         let verified =

@@ -23,7 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::task::JoinSet;
 
-/// Serves the named files of a version, or all.
+/// Serves the named files of a version, or all; gives the streams that the receiver has not confirmed yet.
 ///
 /// # Errors
 /// Why the receiver has no end record.
@@ -35,7 +35,7 @@ pub async fn serve<C: Channel>(
     names: &[String],
     meter: &Arc<Meter>,
     wires: &mut Wires<C>,
-) -> Result<Delivered, FlowError> {
+) -> Result<(Delivered, Vec<DataLane<C::Send>>), FlowError> {
     let manifest = flow.file_manifest(version).await?;
     let all = manifest.files();
     let chosen = choose(all, names)?;
@@ -49,6 +49,7 @@ pub async fn serve<C: Channel>(
         stored,
         chosen,
         plan: Arc::clone(&plan),
+        failpoint: flow.failpoints(),
     };
     let token = token(flow.entropy())?;
     wires
@@ -71,16 +72,18 @@ pub async fn serve<C: Channel>(
             return Err(SessionError::Unexpected { expected, got: "another step" }.into());
         }
     };
-    let sent_bytes =
+    flow.failpoint("pull.before_data");
+    let (sent_bytes, lanes) =
         send_segments(Arc::new(source), &wanted, transfer, token, permit.leash(), meter, &wires.channel).await?;
-    Ok(Delivered {
+    let delivered = Delivered {
         sent_bytes,
         bytes: plan.bytes(),
         files: files.len() as u64,
         bytes_root: Some(set_root(&files)),
         listing: listing(&files),
         ..Delivered::default()
-    })
+    };
+    Ok((delivered, lanes))
 }
 
 /// The files as a receipt lists them; none where they are too many for one.
@@ -149,6 +152,7 @@ struct Source {
     places: HashMap<u32, (u32, u32)>,
     chosen: Vec<u32>,
     plan: Arc<Plan>,
+    failpoint: fn(&str),
 }
 
 fn places(stored: &Plan) -> HashMap<u32, (u32, u32)> {
@@ -190,6 +194,7 @@ impl Source {
             };
             let value: ChunkValue = reader.values().get(place as usize).copied().unwrap_or_default();
             let data: Bytes = reader.read_item(place).await?;
+            (self.failpoint)("pull.piece");
             meter.pace(data.len() as u64).await;
             leash.check()?;
             lane.raw(frame::item_head(index, &value, data.len() as u32)?).await?;
@@ -208,7 +213,7 @@ async fn send_segments<C: Channel>(
     leash: &Leash,
     meter: &Arc<Meter>,
     channel: &C,
-) -> Result<u64, FlowError> {
+) -> Result<(u64, Vec<DataLane<C::Send>>), FlowError> {
     // All of it is there before the first byte of any leaves; what is not sent after all is given back.
     let bytes: u64 = wanted.iter().filter_map(|segment| source.plan.segment_bytes(*segment)).sum();
     meter.reserve(bytes).await?;
@@ -225,7 +230,7 @@ async fn send_segments<C: Channel>(
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(segment) = next else {
                     lane.finish();
-                    return Ok::<(), FlowError>(());
+                    return Ok::<_, FlowError>(lane);
                 };
                 source.send(segment, &leash, &meter, &mut lane).await?;
                 let bytes = source.plan.segment_bytes(segment).unwrap_or(0);
@@ -234,8 +239,9 @@ async fn send_segments<C: Channel>(
             }
         });
     }
+    let mut held = Vec::with_capacity(lanes);
     while let Some(ended) = streams.join_next().await {
-        ended??;
+        held.push(ended??);
     }
-    Ok(bytes)
+    Ok((bytes, held))
 }

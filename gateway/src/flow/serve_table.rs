@@ -25,7 +25,7 @@ use lingqu_protocol::stream::{Channel, SendHalf};
 use lingqu_protocol::wire::{PullReady, Step, reply, step};
 use std::sync::Arc;
 
-/// Serves the permitted rows of a version.
+/// Serves the permitted rows of a version; gives the stream that the receiver has not confirmed yet.
 ///
 /// # Errors
 /// Why the receiver has no end record.
@@ -36,7 +36,7 @@ pub async fn serve<C: Channel>(
     version: &VersionRow,
     meter: &Meter,
     wires: &mut Wires<C>,
-) -> Result<Delivered, FlowError> {
+) -> Result<(Delivered, Vec<DataLane<C::Send>>), FlowError> {
     let spec = Arc::clone(&permit.entry().spec);
     let manifest = Arc::new(flow.table_manifest(version).await?);
     let names: Vec<&str> =
@@ -81,9 +81,11 @@ pub async fn serve<C: Channel>(
         bytes: blake3::Hasher::new(),
         delivered: Delivered::default(),
     };
+    flow.failpoint("pull.before_data");
     let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
     sending.frame(vec![first], meter).await?;
     while let Some(batch) = reader.next().await? {
+        flow.failpoint("pull.piece");
         permit.leash().check()?;
         let batch = transformed(&transforming, batch).await?;
         digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?;
@@ -97,7 +99,8 @@ pub async fn serve<C: Channel>(
     }
     sending.lane.finish();
     let bytes_root = Digest { algorithm: Algorithm::Blake3, bytes: *sending.bytes.finalize().as_bytes() };
-    Ok(Delivered { bytes_root: Some(bytes_root), rows_digest: Some(digest.finish()), ..sending.delivered })
+    let delivered = Delivered { bytes_root: Some(bytes_root), rows_digest: Some(digest.finish()), ..sending.delivered };
+    Ok((delivered, vec![sending.lane]))
 }
 
 /// What is said where a version has other columns than its entry has now.

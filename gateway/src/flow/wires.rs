@@ -3,9 +3,10 @@
 //! travel where every stream is a connection of its own.
 
 use super::error::FlowError;
-use crate::gate::Leash;
+use crate::gate::{Leash, Wait};
 use bytes::Bytes;
 use lingqu_certs::key::PublicKey;
+use lingqu_certs::moments::{self, Moment};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::frame::Event;
 use lingqu_protocol::host::Entropy;
@@ -169,7 +170,8 @@ pub fn token(entropy: &dyn Entropy) -> Result<Token, FlowError> {
 }
 
 /// A data stream that the gateway opened. Whatever ends it before [`finish`](Self::finish) resets it: with the cut's code
-/// where its leash was cut, so that the receiver knows not only that it is incomplete but why.
+/// where its leash was cut, so that the receiver knows not only that it is incomplete but why. One that is finished is held
+/// until the receiver has everything: what still waits for the receiver's window then must not leave after a cut.
 pub struct DataLane<S: SendHalf> {
     writer: FrameWriter<S>,
     leash: Leash,
@@ -189,6 +191,9 @@ impl<S: SendHalf> DataLane<S> {
     ) -> Result<Self, FlowError> {
         leash.check()?;
         let mut lane = Self { writer: FrameWriter::new(channel.open_uni().await?), leash, finished: false };
+        if let Some(reset) = lane.writer.resetter() {
+            lane.leash.at_once(reset);
+        }
         lane.writer.message(&DataHello { transfer: transfer.to_string(), token: token.to_vec().into() }).await?;
         Ok(lane)
     }
@@ -200,6 +205,8 @@ impl<S: SendHalf> DataLane<S> {
     /// What the transport says; a cut.
     pub async fn raw(&mut self, bytes: Bytes) -> Result<(), FlowError> {
         self.leash.check()?;
+        moments::note(|| Moment::Begun);
+        let _waiting = self.leash.waits().begin(Wait::Reader);
         tokio::select! {
             biased;
             cut = self.leash.cut() => Err(cut.into()),
@@ -224,8 +231,10 @@ impl<S: SendHalf> DataLane<S> {
 
 impl<S: SendHalf> Drop for DataLane<S> {
     fn drop(&mut self) {
-        if !self.finished {
-            self.writer.reset(self.leash.check().err().map_or(CloseCode::Internal, |cut| cut.code));
+        match self.leash.check() {
+            Err(cut) => self.writer.reset(cut.code),
+            Ok(()) if !self.finished => self.writer.reset(CloseCode::Internal),
+            Ok(()) => {}
         }
     }
 }

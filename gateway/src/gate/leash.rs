@@ -3,6 +3,8 @@
 
 use super::health::ClosedWhy;
 use super::moved::Moved;
+use super::passed::{AllPassed, Ended, Passed};
+use super::waits::Waits;
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
@@ -10,6 +12,7 @@ use lingqu_protocol::ids::{EntryId, GrantId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Why a flow was cut.
@@ -71,25 +74,51 @@ impl Tags {
     }
 }
 
+/// What is done the moment a flow is cut.
+type AtOnce = Box<dyn Fn(CloseCode) + Send + Sync>;
+
+fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// One flow's leash. Everything that moves data for the flow holds a clone and checks it for every piece.
 #[derive(Clone, Debug)]
 pub struct Leash(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     is_cut: AtomicBool,
     cut: watch::Sender<Option<Cut>>,
+    /// What is done at once, on the thread that cuts: a busy runtime does not delay it.
+    at_once: Mutex<Vec<AtOnce>>,
     tags: Tags,
     ends_at: Option<Timestamp>,
     book: Weak<LeashBook>,
     number: u64,
     moved: Moved,
+    waits: Waits,
+    began: Duration,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "leash {} of {:?}", self.number, self.tags)
+    }
 }
 
 impl Leash {
     /// What has passed of the flow so far.
     pub fn moved(&self) -> &Moved {
         &self.0.moved
+    }
+
+    /// What it waits for.
+    pub fn waits(&self) -> &Waits {
+        &self.0.waits
+    }
+
+    /// When it began, on the monotonic clock.
+    pub fn began(&self) -> Duration {
+        self.0.began
     }
 
     /// Its number, which no other flow of this process has.
@@ -123,6 +152,16 @@ impl Leash {
         Err(self.0.cut.borrow().clone().unwrap_or_else(|| Cut::closed(ClosedWhy::Stale, Timestamp(0))))
     }
 
+    /// Does something the moment the flow is cut, on the thread that cuts it; now, where it was cut already. It must not
+    /// wait for anything.
+    pub fn at_once(&self, act: impl Fn(CloseCode) + Send + Sync + 'static) {
+        lock(&self.0.at_once).push(Box::new(act));
+        // Cut in between: whoever comes second does it, and twice is no harm.
+        if let Err(cut) = self.check() {
+            self.0.act(cut.code);
+        }
+    }
+
     /// Waits until the flow is cut. Selected on beside everything that can block.
     pub async fn cut(&self) -> Cut {
         let mut seen = self.0.cut.subscribe();
@@ -150,13 +189,33 @@ impl Inner {
             }
             first
         });
+        if first {
+            self.act(cut.code);
+        }
         first
+    }
+
+    fn act(&self, code: CloseCode) {
+        lock(&self.at_once).drain(..).for_each(|act| act(code));
+    }
+}
+
+impl Inner {
+    /// What passed of it: a flow under a grant goes out, another comes in.
+    fn passed(&self) -> Passed {
+        let bytes = self.moved.bytes();
+        if self.tags.grant.is_some() {
+            Passed { out_bytes: bytes, ..Passed::default() }
+        } else {
+            Passed { in_bytes: bytes, ..Passed::default() }
+        }
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(book) = self.book.upgrade() {
+            book.ended.add(&self.tags.agent, self.tags.grant, &Passed { ended: 1, ..self.passed() });
             book.lock().remove(&self.number);
         }
     }
@@ -167,19 +226,23 @@ impl Drop for Inner {
 pub(super) struct LeashBook {
     next: AtomicU64,
     out: Mutex<HashMap<u64, Weak<Inner>>>,
+    ended: Ended,
 }
 
 impl LeashBook {
-    pub(super) fn attach(self: &Arc<Self>, tags: Tags, ends_at: Option<Timestamp>) -> Leash {
+    pub(super) fn attach(self: &Arc<Self>, tags: Tags, ends_at: Option<Timestamp>, began: Duration) -> Leash {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let inner = Arc::new(Inner {
             is_cut: AtomicBool::new(false),
             cut: watch::Sender::new(None),
+            at_once: Mutex::new(Vec::new()),
             tags,
             ends_at,
             book: Arc::downgrade(self),
             number,
             moved: Moved::default(),
+            waits: Waits::default(),
+            began,
         });
         self.lock().insert(number, Arc::downgrade(&inner));
         Leash(inner)
@@ -200,6 +263,15 @@ impl LeashBook {
     /// Every flow that runs and was not cut.
     pub(super) fn running(&self) -> Vec<Leash> {
         self.held().into_iter().map(Leash).filter(|leash| leash.check().is_ok()).collect()
+    }
+
+    /// What passed since the start, of flows that ended and of those that run.
+    pub(super) fn passed(&self) -> AllPassed {
+        let mut all = self.ended.all();
+        for inner in self.held() {
+            all.add(&inner.tags.agent, inner.tags.grant, &Passed { running: 1, ..inner.passed() });
+        }
+        all
     }
 
     pub(super) fn len(&self) -> usize {

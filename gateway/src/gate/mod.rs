@@ -10,18 +10,22 @@ pub mod grant;
 pub mod health;
 pub mod leash;
 pub mod moved;
+pub mod passed;
 pub mod permit;
 pub mod quota;
 pub mod snapshot;
 mod table;
+pub mod waits;
 
 pub use decide::{Ask, Denied, Peer, Target};
 pub use grant::{Grant, GrantScope};
 pub use health::{ClosedWhy, Now};
 pub use leash::{Cut, Leash, Selector};
+pub use passed::{AllPassed, Passed};
 pub use permit::{Permit, PullPermit, PushPermit};
 pub use quota::{Limits, Quota, Under, Used};
 pub use snapshot::{AgencyView, AgentView, EntryView, GrantStatus, GrantView, Snapshot, StopView, Update};
+pub use waits::Wait;
 
 use health::Freshness;
 use leash::LeashBook;
@@ -98,6 +102,16 @@ impl Gate {
         self.leashes.running()
     }
 
+    /// What passed by agency and by grant since the start, for whoever watches.
+    pub fn passed(&self) -> AllPassed {
+        self.leashes.passed()
+    }
+
+    /// The monotonic clock, which [`Leash::began`] is told in.
+    pub fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     /// Says that policy, ledger and clock were found in order at `now`: permits are given until `for_at_most` later.
     pub fn refresh(&self, for_at_most: Duration) {
         self.freshness.open_until(self.clock.monotonic() + for_at_most);
@@ -140,7 +154,7 @@ impl Gate {
         let snapshot = self.snapshot();
         let allowed = decide::pull(&snapshot, peer, ask, self.judging()?)?;
         let quota = self.quotas.of(Under::Grant(allowed.grant.id), allowed.grant.scope.limits());
-        let leash = self.leashes.attach(permit::tags_of_pull(peer, &allowed), allowed.ends_at);
+        let leash = self.leashes.attach(permit::tags_of_pull(peer, &allowed), allowed.ends_at, self.clock.monotonic());
         // The snapshot may have been narrowed between the decision and the leash: judge again with the leash on, so that
         // every narrowing either finds the leash or is seen here.
         decide::pull(&self.snapshot(), peer, ask, self.judging()?)?;
@@ -153,7 +167,7 @@ impl Gate {
     /// [`Denied`], with what the peer may know of the reason.
     pub fn push(&self, peer: &Peer, entry: &str) -> Result<PushPermit, Denied> {
         let allowed = decide::push(&self.snapshot(), peer, entry, self.judging()?)?;
-        let leash = self.leashes.attach(permit::tags_of_push(peer, &allowed), None);
+        let leash = self.leashes.attach(permit::tags_of_push(peer, &allowed), None, self.clock.monotonic());
         decide::push(&self.snapshot(), peer, entry, self.judging()?)?;
         Ok(PushPermit::new(allowed, leash))
     }

@@ -7,5 +7,6 @@ mod files;
 mod receipts;
 mod renewal;
 mod scopes;
+mod top;
 mod transfers;
 mod watching;
