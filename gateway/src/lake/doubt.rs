@@ -16,7 +16,7 @@
 //! its directory is synced. That costs nothing for each object that was put, only for the few whose put was cut. The bytes
 //! need nothing: an object gets its name only after its bytes were synced with success.
 
-use lingqu_protocol::host::{DirEntry, Disk};
+use lingqu_protocol::host::{DirEntry, Disk, make_own_dir};
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,8 @@ const TEMPORARY: &str = "t";
 /// Starts the name of a mark.
 const MARK: &str = "d";
 
-/// Starts the name under which a start holds an object for a moment.
+/// Starts the name of an object that was moved aside for a moment, to be named again or to be removed. A start that finds
+/// one brings it back.
 const AWAY: &str = "r";
 
 /// Stands for the slashes of an object's path, in which it cannot be.
@@ -180,6 +181,16 @@ impl Marks {
         Ok(path)
     }
 
+    /// Where `object` is moved to be removed.
+    pub(super) fn away(&self, object: &str) -> PathBuf {
+        self.folder.join(format!("{AWAY}{}{SLASH}{}", self.number(), object.replace('/', SLASH)))
+    }
+
+    /// The folder, which is synced once what was moved aside is removed.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Removes a temporary file or a mark. One that stays costs the next start a little work.
     pub(super) fn clear(&self, path: &Path) {
         match self.disk.remove(path) {
@@ -200,7 +211,7 @@ impl Marks {
         for entry in self.disk.read_dir(&self.folder)? {
             let at = self.folder.join(&entry.name);
             if let Some(object) = entry.name.strip_prefix(AWAY).and_then(object) {
-                // A start was cut while it held this one. Where the name is there, it is the later one.
+                // A start or a removal was cut while this one was aside. Where the name is there, it is the later one.
                 if let Some(path) = object_path(&object) {
                     if !self.exists(&path)? {
                         self.disk.create_dir_all(path.parent().unwrap_or(&self.root))?;
@@ -211,8 +222,7 @@ impl Marks {
                 ours.push(at);
             } else if entry.name.starts_with(TEMPORARY) {
                 ours.push(at);
-            } else if let Some((_, name)) = entry.name.strip_prefix(MARK).and_then(|name| name.split_once(SLASH)) {
-                let object = name.replace(SLASH, "/");
+            } else if let Some(object) = entry.name.strip_prefix(MARK).and_then(object) {
                 doubtful.extend(object_path(&object).map(|path| (object, path)));
                 ours.push(at);
             }
@@ -220,7 +230,7 @@ impl Marks {
         let (mut named_again, mut directories) = (0, BTreeSet::new());
         for (object, path) in doubtful {
             if self.exists(&path)? {
-                let away = self.folder.join(format!("{AWAY}{SLASH}{}", object.replace('/', SLASH)));
+                let away = self.away(&object);
                 self.disk.rename(&path, &away)?;
                 self.disk.rename(&away, &path)?;
                 directories.extend(path.parent().map(Path::to_path_buf));
@@ -235,6 +245,8 @@ impl Marks {
                 _ => {}
             }
         }
+        // A folder of its own for each process: what an earlier one removed from its folder and could not sync stays away.
+        make_own_dir(self.disk.as_ref(), &self.folder)?;
         Ok(named_again)
     }
 
@@ -247,9 +259,9 @@ impl Marks {
     }
 }
 
-/// The object that a name in the folder is about.
+/// The object that a name in the folder is about, after its first letter.
 fn object(name: &str) -> Option<String> {
-    Some(name.strip_prefix(SLASH)?.replace(SLASH, "/"))
+    Some(name.split_once(SLASH)?.1.replace(SLASH, "/"))
 }
 
 #[cfg(test)]

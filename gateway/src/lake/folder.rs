@@ -117,26 +117,33 @@ impl Folder {
         self.disk.open(&path)
     }
 
-    /// Removes objects, durably; those that are not there are no error. The first error ends it. Directories that hold
-    /// nothing then go, too.
+    /// Removes objects, durably; those that are not there are no error. The first error ends it, and what was removed may
+    /// be there again after a restart. Directories that hold nothing then go, too.
     pub(crate) fn remove(&self, objects: &[String]) -> io::Result<()> {
-        let mut touched = HashSet::new();
+        let (mut touched, mut aside) = (HashSet::new(), Vec::new());
         for object in objects {
             let path = self.path(object)?;
             // One that is lost is removed all the same: there may be something to see of it.
             let _lost = self.doubts.wait(&path);
-            match self.disk.remove(&path) {
-                Ok(()) => {
-                    touched.extend(path.parent().map(Path::to_path_buf));
-                }
+            // Aside first: what is gone from sight and maybe not from the disk could not be removed by who tries again.
+            let away = self.marks.away(object);
+            let moved = match self.disk.rename(&path, &away) {
+                // Removing makes room, so it must not need any.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.disk.remove(&path),
+                moved => moved.map(|()| aside.push(away)),
+            };
+            match moved {
+                Ok(()) => touched.extend(path.parent().map(Path::to_path_buf)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        for dir in &touched {
-            self.sync_directory(dir)?;
-            self.prune(dir);
+        touched.iter().try_for_each(|dir| self.sync_directory(dir))?;
+        if !aside.is_empty() {
+            aside.iter().try_for_each(|path| self.disk.remove(path))?;
+            self.sync_directory(self.marks.folder())?;
         }
+        touched.iter().for_each(|dir| self.prune(dir));
         Ok(())
     }
 

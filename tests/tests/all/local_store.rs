@@ -234,6 +234,28 @@ async fn a_name_in_doubt_is_durable_before_it_counts() {
 }
 
 #[tokio::test]
+async fn what_was_removed_does_not_come_back() {
+    // As above: a removal whose sync fails, a kill, a start, the removal again, and then the power cut.
+    let a = Path::from("files/t/a");
+    let mut removed = 0;
+    for (nth, killed_at) in (0..3).flat_map(|n| (0..8).map(move |k| (n, k))) {
+        let disk = FakeDisk::new(1 << 20, nth);
+        let store = open(&disk);
+        store.put(&a, payload(b"content")).await.unwrap();
+        disk.fail_sync_after(nth);
+        disk.power_off_after(killed_at);
+        let done = store.delete(&a).await.is_ok();
+        let disk = disk.restart();
+        let store = open(&disk);
+        let done = done || store.delete(&a).await.is_ok();
+        removed += usize::from(done);
+        let back = open(&disk.crash(killed_at)).head(&a).await.is_ok();
+        assert!(!(done && back), "sync {nth}, operation {killed_at}: it was removed and is back");
+    }
+    assert!(removed > 12, "{removed} of 24 were removed");
+}
+
+#[tokio::test]
 async fn a_folder_whose_own_name_is_in_doubt_is_made_anew() {
     for nth in 0..2 {
         let disk = FakeDisk::new(1 << 20, nth);
