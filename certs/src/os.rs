@@ -123,17 +123,26 @@ impl Disk for OsDisk {
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        std::fs::read_dir(path)?
-            .map(|entry| {
-                let entry = entry?;
-                let name = entry.file_name().into_string().map_err(|name| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("a name that is not UTF-8: {name:?}"))
-                })?;
-                let meta = entry.metadata()?;
-                let is_dir = meta.is_dir();
-                Ok(DirEntry { name, is_dir, len: if is_dir { 0 } else { meta.len() } })
-            })
-            .collect()
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("a name that is not UTF-8: {name:?}"))
+            })?;
+            // A directory of directories is listed without looking at each.
+            let is_dir = entry.file_type()?.is_dir();
+            let len = match is_dir {
+                true => 0,
+                false => match entry.metadata() {
+                    Ok(meta) => meta.len(),
+                    // Another process removed it since.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            entries.push(DirEntry { name, is_dir, len });
+        }
+        Ok(entries)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {

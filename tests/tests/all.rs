@@ -16,6 +16,8 @@ mod kills;
 mod lake_seeds;
 #[path = "all/local_store.rs"]
 mod local_store;
+#[path = "all/outbox_seeds.rs"]
+mod outbox_seeds;
 #[path = "all/segments.rs"]
 mod segments;
 #[path = "all/structure.rs"]
