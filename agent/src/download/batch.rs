@@ -4,8 +4,8 @@
 //! while the output is blocked: a pull into a pipe that nobody reads still ends in the moment in which its permission
 //! does. That thread is no task of the runtime, so a program that ends does not wait for it.
 
-use crate::batch::sink::{Format, Sink, SinkError, WriteOptions};
 use super::{is_there, place, staging_path};
+use crate::batch::sink::{Format, Sink, SinkError, WriteOptions};
 use crate::connect::{ControlStream, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
