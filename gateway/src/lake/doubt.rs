@@ -6,8 +6,8 @@
 //!
 //! Two things keep anybody from counting on such a name:
 //!
-//! - Within the process, [`Doubts`]: who wants to know of the object waits until the sync has ended; one whose sync failed
-//!   and that could not be taken back is not there any more.
+//! - Within the process, [`Doubts`]: who wants to know of the object waits until the sync has ended; of one whose sync failed
+//!   and that could not be taken back nobody hears anything but an error.
 //! - For the next process, [`Marks`]: an empty file in `.puts/` for each name in doubt, made before the name and removed
 //!   after the sync. Marks are never synced. They need to live as long as the kernel does: after a power cut the kernel
 //!   shows what the disk holds, and nothing is in doubt.
@@ -54,7 +54,7 @@ pub(super) enum Fate {
 enum Standing {
     /// So many are being made under this name.
     Open(u32),
-    /// For as long as this process lives it is as if it were not there.
+    /// For as long as this process lives nothing is known of it.
     Lost,
 }
 
@@ -101,17 +101,17 @@ impl Doubts {
     /// Waits until `path` is in no doubt.
     ///
     /// # Errors
-    /// `NotFound` where its sync failed.
+    /// Its sync failed, and it is still to be seen: whether it is there cannot be said.
     pub(super) fn wait(&self, path: &Path) -> io::Result<()> {
         let open = |names: &mut Names| matches!(names.standing.get(path), Some(Standing::Open(_)));
         let names = self.ended.wait_while(self.lock(), open).unwrap_or_else(PoisonError::into_inner);
-        if names.standing.contains_key(path) { Err(io::ErrorKind::NotFound.into()) } else { Ok(()) }
+        if names.standing.contains_key(path) { Err(lost()) } else { Ok(()) }
     }
 
     /// What `read` lists of the directory `dir`, without what is in doubt. What was in doubt before is waited for.
     ///
     /// # Errors
-    /// Those of `read`.
+    /// Those of `read`; a name in it is lost.
     pub(super) fn without(
         &self,
         dir: &Path,
@@ -127,6 +127,11 @@ impl Doubts {
             drop(names);
             let mut entries = read()?;
             let names = self.lock();
+            let is_lost =
+                |(path, standing): (&PathBuf, &Standing)| *standing == Standing::Lost && path.parent() == Some(dir);
+            if names.standing.iter().any(is_lost) {
+                return Err(lost());
+            }
             // A name that was listed may have been taken back since. A directory fails once, so this ends.
             if names.failures == failures {
                 entries.retain(|entry| !names.standing.contains_key(&dir.join(&entry.name)));
@@ -138,6 +143,10 @@ impl Doubts {
     fn lock(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn lost() -> io::Error {
+    io::Error::other("a sync of this object's name failed: check the disk and restart")
 }
 
 /// The folder of temporary files and marks.
@@ -177,8 +186,11 @@ impl Marks {
     pub(super) fn mark(&self, object: &str) -> io::Result<PathBuf> {
         let name = format!("{MARK}{}{SLASH}{}", self.number(), object.replace('/', SLASH));
         let path = self.folder.join(name);
-        self.disk.create(&path)?;
-        Ok(path)
+        match self.disk.create(&path) {
+            // One of an earlier process says the same.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(path),
+        }
     }
 
     /// Where `object` is moved to be removed.
@@ -214,6 +226,8 @@ impl Marks {
                 // A start or a removal was cut while this one was aside. Where the name is there, it is the later one.
                 if let Some(path) = object_path(&object) {
                     if !self.exists(&path)? {
+                        // Named again it is in doubt, and this start may be cut, too.
+                        ours.push(self.mark(&object)?);
                         self.disk.create_dir_all(path.parent().unwrap_or(&self.root))?;
                         self.disk.rename(&at, &path)?;
                     }
@@ -274,24 +288,23 @@ mod tests {
         DirEntry { name: name.to_owned(), is_dir: false, len: 1 }
     }
 
-    fn names(doubts: &Doubts) -> Vec<String> {
-        let listed = doubts.without(Path::new("/d"), || Ok(vec![entry("a"), entry("b")])).unwrap();
-        listed.into_iter().map(|entry| entry.name).collect()
+    fn count(doubts: &Doubts, dir: &str) -> Option<usize> {
+        doubts.without(Path::new(dir), || Ok(vec![entry("a"), entry("b")])).ok().map(|listed| listed.len())
     }
 
     #[test]
     fn who_asks_waits_until_the_doubt_has_ended() {
         let path = Path::new("/d/a");
-        for (fate, there) in [(Fate::Settled, true), (Fate::TakenBack, true), (Fate::Unknown, false)] {
+        for (fate, known) in [(Fate::Settled, true), (Fate::TakenBack, true), (Fate::Unknown, false)] {
             let doubts = Doubts::default();
             doubts.begin(path);
             thread::scope(|scope| {
                 let waiting = scope.spawn(|| doubts.wait(path).is_ok());
-                let listing = scope.spawn(|| names(&doubts));
+                let listing = scope.spawn(|| count(&doubts, "/d"));
                 doubts.wait(Path::new("/d/b")).unwrap();
                 doubts.end(path, fate);
-                assert_eq!(waiting.join().unwrap(), there, "{fate:?}");
-                assert_eq!(listing.join().unwrap().len(), 1 + usize::from(there), "{fate:?}");
+                assert_eq!(waiting.join().unwrap(), known, "{fate:?}");
+                assert_eq!(listing.join().unwrap(), known.then_some(2), "{fate:?}");
             });
         }
     }
@@ -305,8 +318,9 @@ mod tests {
         doubts.end(path, Fate::Settled);
         doubts.begin(path);
         doubts.end(path, Fate::Settled);
-        assert_eq!(doubts.wait(path).unwrap_err().kind(), io::ErrorKind::NotFound);
-        assert_eq!(names(&doubts), ["b"]);
+        assert!(doubts.wait(path).is_err());
+        assert_eq!(count(&doubts, "/d"), None);
+        assert_eq!(count(&doubts, "/e"), Some(2));
     }
 
     #[test]

@@ -123,8 +123,7 @@ impl Folder {
         let (mut touched, mut aside) = (HashSet::new(), Vec::new());
         for object in objects {
             let path = self.path(object)?;
-            // One that is lost is removed all the same: there may be something to see of it.
-            let _lost = self.doubts.wait(&path);
+            self.doubts.wait(&path)?;
             // Aside first: what is gone from sight and maybe not from the disk could not be removed by who tries again.
             let away = self.marks.away(object);
             let moved = match self.disk.rename(&path, &away) {
@@ -232,11 +231,8 @@ impl Folder {
 
     /// Whether there is an object. One that is being put is waited for.
     fn exists(&self, path: &Path) -> io::Result<bool> {
-        match self.doubts.wait(path) {
-            Ok(()) => self.is_there(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
+        self.doubts.wait(path)?;
+        self.is_there(path)
     }
 
     fn is_there(&self, path: &Path) -> io::Result<bool> {

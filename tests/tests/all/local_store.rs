@@ -256,6 +256,28 @@ async fn what_was_removed_does_not_come_back() {
 }
 
 #[tokio::test]
+async fn a_start_that_is_cut_while_it_brings_an_object_back_loses_nothing() {
+    let a = Path::from("files/t/a");
+    // A removal is cut after its first step and that step becomes durable; the starts after it fail or are killed.
+    for (failing, killed_at) in (0..4).flat_map(|n| (0..24).map(move |k| (n, k))) {
+        let disk = FakeDisk::new(1 << 20, failing);
+        let store = open(&disk);
+        store.put(&a, payload(b"content")).await.unwrap();
+        disk.rename("/lake/files/t/a".as_ref(), "/lake/.puts/r0+files+t+a".as_ref()).unwrap();
+        disk.sync_dir("/lake/files/t".as_ref()).unwrap();
+        let disk = disk.crash(killed_at);
+        disk.fail_sync_after(failing);
+        disk.power_off_after(killed_at);
+        let first = LocalStore::open(Arc::new(disk.clone()), ROOT).is_ok();
+        let disk = disk.restart();
+        let store = open(&disk);
+        assert!(store.head(&a).await.is_ok(), "sync {failing}, operation {killed_at}, {first}: it is brought back");
+        let store = open(&disk.crash(killed_at));
+        assert!(store.head(&a).await.is_ok(), "sync {failing}, operation {killed_at}, {first}: and was to be seen");
+    }
+}
+
+#[tokio::test]
 async fn a_folder_whose_own_name_is_in_doubt_is_made_anew() {
     for nth in 0..2 {
         let disk = FakeDisk::new(1 << 20, nth);
