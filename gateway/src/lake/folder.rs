@@ -117,18 +117,29 @@ impl Folder {
         self.disk.open(&path)
     }
 
-    /// Removes objects, durably; those that are not there are no error. The first error ends it, and what was removed may
-    /// be there again after a restart. Directories that hold nothing then go, too.
+    /// Removes objects, durably; those that are not there are no error. The first error ends it: what was removed before it
+    /// may be there again after a restart, and until then nobody is told whether it is. Directories that hold nothing then
+    /// go, too.
     pub(crate) fn remove(&self, objects: &[String]) -> io::Result<()> {
+        let paths = objects.iter().map(|object| self.path(object)).collect::<io::Result<Vec<_>>>()?;
+        paths.iter().try_for_each(|path| self.doubts.wait(path))?;
+        paths.iter().for_each(|path| self.doubts.begin(path));
+        let removed = self.remove_all(objects, &paths);
+        let fate = if removed.is_ok() { Fate::Settled } else { Fate::Unknown };
+        paths.iter().for_each(|path| self.doubts.end(path, fate));
+        removed?.iter().for_each(|dir| self.prune(dir));
+        Ok(())
+    }
+
+    /// Gives the directories that something was removed from.
+    fn remove_all(&self, objects: &[String], paths: &[PathBuf]) -> io::Result<HashSet<PathBuf>> {
         let (mut touched, mut aside) = (HashSet::new(), Vec::new());
-        for object in objects {
-            let path = self.path(object)?;
-            self.doubts.wait(&path)?;
+        for (object, path) in objects.iter().zip(paths) {
             // Aside first: what is gone from sight and maybe not from the disk could not be removed by who tries again.
             let away = self.marks.away(object);
-            let moved = match self.disk.rename(&path, &away) {
+            let moved = match self.disk.rename(path, &away) {
                 // Removing makes room, so it must not need any.
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.disk.remove(&path),
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.disk.remove(path),
                 moved => moved.map(|()| aside.push(away)),
             };
             match moved {
@@ -142,8 +153,7 @@ impl Folder {
             aside.iter().try_for_each(|path| self.disk.remove(path))?;
             self.sync_directory(self.marks.folder())?;
         }
-        touched.iter().for_each(|dir| self.prune(dir));
-        Ok(())
+        Ok(touched)
     }
 
     /// Renames an object, durably.

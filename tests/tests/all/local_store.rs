@@ -245,6 +245,9 @@ async fn what_was_removed_does_not_come_back() {
         disk.fail_sync_after(nth);
         disk.power_off_after(killed_at);
         let done = store.delete(&a).await.is_ok();
+        // Tried again at once, it is not done because there is nothing to be seen any more.
+        let seen: Result<Vec<_>, _> = store.list(Some(&Path::from("files/t"))).try_collect().await;
+        assert!(done || seen.is_err(), "sync {nth}, operation {killed_at}: {seen:?}");
         let disk = disk.restart();
         let store = open(&disk);
         let done = done || store.delete(&a).await.is_ok();
