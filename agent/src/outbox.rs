@@ -1,21 +1,27 @@
 //! The outbox: what this agent set out to move, written down before the first byte moves.
 //!
-//! `PROFILE/outbox/ID.json` holds one transfer, `PROFILE/outbox/ID.lock` is held by the process that runs it, and
-//! `PROFILE/receipts/ID.json` is its receipt. Several processes share one outbox.
+//! `PROFILE/outbox/ID.json` holds one transfer, `PROFILE/outbox/ID.lock` is there while a process runs it and is held by
+//! that process, and `PROFILE/receipts/ID.json` is its receipt. Several processes share one outbox.
 //!
 //! Kill safety. A record is written to a temporary file, synced, renamed, and its directory synced: after a kill or a
 //! power cut there is the old record, the new one, or none, and none means that nothing was sent yet. A record is only
 //! written by the holder of its lock, which the system takes back from a process that dies; so a record that says
 //! running and whose lock is free was interrupted. A receipt is durable before its record says done.
+//!
+//! What an earlier process left is to be seen and need not be on the disk: its sync may have failed. So a record and a
+//! receipt that something new rests on are written again first.
+//!
+//! A transfer that succeeded leaves its receipt. One that failed stays for [`FAILED_KEPT_MS`], so that it can be looked at
+//! and resumed, and is then swept. One that was cut stays until it is resumed or given up.
 
 mod record;
+mod sweep;
 
 pub use record::{PullWork, Record, SourceFile, State, Work};
 
 use crate::error::{AgentError, Told};
-use lingqu_protocol::host::{Clock, Disk, Entropy};
+use lingqu_protocol::host::{Clock, Disk, DiskLock, Entropy, make_own_dir};
 use lingqu_protocol::ids::TransferId;
-use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +34,16 @@ const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 
 /// Transfers that a listing shows: more is not read by people, and a program asks for one by its id.
 pub const LIST_MAX: usize = 1_000;
+
+/// How long a transfer that failed is kept, in milliseconds: as long as the gateway keeps what it got of one.
+pub const FAILED_KEPT_MS: i64 = 30 * 24 * 3600 * 1000;
+
+/// When the outbox was last swept, milliseconds since 1970 UTC; empty where it never was. It is there from the beginning,
+/// so that the folder is never empty.
+const SWEPT: &str = ".swept";
+
+/// Tries to make the outbox's folder: another process that makes it at the same time is in the way once.
+const FOLDER_TRIES: u32 = 8;
 
 /// Bytes of an idempotency key: a name, not a document.
 const KEY_BYTES_MAX: usize = 256;
@@ -51,16 +67,33 @@ impl std::fmt::Debug for Outbox {
 }
 
 /// The right to run one transfer; given back when dropped, or when the process dies.
-#[derive(Debug)]
 pub struct Hold {
     id: TransferId,
-    _lock: File,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    lock: Option<Box<dyn DiskLock>>,
 }
 
 impl Hold {
     /// The transfer.
     pub const fn id(&self) -> TransferId {
         self.id
+    }
+}
+
+impl std::fmt::Debug for Hold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hold").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // While it is held, so that nobody else's goes.
+        if let Err(error) = self.disk.remove(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "a lock's file could not be removed; a later sweep does it");
+        }
+        self.lock.take();
     }
 }
 
@@ -95,9 +128,7 @@ impl Outbox {
     pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, profile: &Path) -> Result<Self, AgentError> {
         let (folder, receipts) = (profile.join("outbox"), profile.join("receipts"));
         for path in [&folder, &receipts] {
-            disk.create_dir_all(path).map_err(|e| AgentError::io("making the folder", path, &e))?;
-            // Locks live on the real disk, whatever holds the records.
-            std::fs::create_dir_all(path).map_err(|e| AgentError::io("making the folder", path, &e))?;
+            own_folder(&*disk, path).map_err(|e| AgentError::io("making the folder", path, &e))?;
         }
         Ok(Self { disk, clock, folder, receipts })
     }
@@ -129,9 +160,11 @@ impl Outbox {
                     .next("use a new key for new content", "新内容请使用新的幂等键"),
                 ));
             }
+            // Its last writer may not have lived to see it synced.
+            self.write(&record)?;
             return Ok((hold, record));
         }
-        let record = Record { id, created_at: self.clock.wall().0, state: State::Queued, work };
+        let record = Record { id, created_at: self.clock.wall().0, ended_at: None, state: State::Queued, work };
         self.write(&record)?;
         Ok((hold, record))
     }
@@ -141,12 +174,10 @@ impl Outbox {
     /// # Errors
     /// Where another process runs it; what the disk says.
     pub fn hold(&self, id: TransferId) -> Result<Hold, AgentError> {
-        let path = self.folder.join(format!("{id}.lock"));
-        let failed = |e: &io::Error| AgentError::io("locking", &path, e);
-        let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| failed(&e))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Hold { id, _lock: lock }),
-            Err(TryLockError::WouldBlock) => Err(AgentError::Usage(
+        let path = self.lock_path(id);
+        match self.disk.lock(&path).map_err(|e| AgentError::io("locking", &path, &e))? {
+            Some(lock) => Ok(Hold { id, disk: self.disk.clone(), path, lock: Some(lock) }),
+            None => Err(AgentError::Usage(
                 Told::new(
                     "transfer_running",
                     format!("{id} is run by another process"),
@@ -154,16 +185,16 @@ impl Outbox {
                 )
                 .next("wait for it, or stop that process", "请等待其结束，或停止该进程"),
             )),
-            Err(TryLockError::Error(e)) => Err(failed(&e)),
         }
     }
 
     /// Whether a process runs this transfer now.
-    pub fn is_held(&self, id: TransferId) -> bool {
-        match File::open(self.folder.join(format!("{id}.lock"))) {
-            Ok(lock) => matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)),
-            Err(_) => false,
-        }
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn is_held(&self, id: TransferId) -> Result<bool, AgentError> {
+        let path = self.lock_path(id);
+        self.disk.is_locked(&path).map_err(|e| AgentError::io("looking at", &path, &e))
     }
 
     /// Changes the state of a transfer that is held, durably.
@@ -172,6 +203,8 @@ impl Outbox {
     /// What the disk says.
     pub fn set(&self, hold: &Hold, record: &mut Record, state: State) -> Result<(), AgentError> {
         debug_assert_eq!(hold.id, record.id);
+        let has_ended = matches!(state, State::Done | State::Failed { .. });
+        record.ended_at = has_ended.then(|| self.clock.wall().0);
         record.state = state;
         self.write(record)
     }
@@ -246,6 +279,22 @@ impl Outbox {
         self.read(&self.receipt_path(id), RECEIPT_BYTES_MAX)
     }
 
+    /// As [`receipt`](Self::receipt), of an earlier process, whose sync may have failed: durable when this returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn receipt_kept_before(&self, id: TransferId) -> Result<Option<Vec<u8>>, AgentError> {
+        let receipt = self.receipt(id)?;
+        if let Some(json) = &receipt {
+            self.keep_receipt(id, json)?;
+        }
+        Ok(receipt)
+    }
+
+    fn lock_path(&self, id: TransferId) -> PathBuf {
+        self.folder.join(format!("{id}.lock"))
+    }
+
     fn record_path(&self, id: TransferId) -> PathBuf {
         self.folder.join(format!("{id}.json"))
     }
@@ -297,6 +346,22 @@ pub(crate) fn replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<
     drop(file);
     disk.rename(&temp, path)?;
     disk.sync_dir(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// Makes a folder, durably, with something in it.
+fn own_folder(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let mut outcome = Ok(());
+    for _ in 0..FOLDER_TRIES {
+        make_own_dir(disk, path)?;
+        // From here on nobody takes it for one whose name may be lost.
+        outcome = match disk.create(&path.join(SWEPT)) {
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(error),
+            Err(error) => return Err(error),
+        };
+    }
+    outcome
 }
 
 /// Keeps the newest [`LIST_MAX`]; whether any was left out.

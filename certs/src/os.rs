@@ -1,10 +1,10 @@
 //! The real machine behind the ports of [`lingqu_protocol::host`]: the system's clocks, its random generator and its disk.
 
-use lingqu_protocol::host::{Clock, DirEntry, Disk, DiskFile, Entropy, Timestamp};
+use lingqu_protocol::host::{Clock, DirEntry, Disk, DiskFile, DiskLock, Entropy, Timestamp};
 use ring::rand::{SecureRandom, SystemRandom};
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -14,6 +14,12 @@ const SECRET_MODE: u32 = 0o600;
 
 /// Permissions of a file that anyone on the machine may read (certificates, public keys).
 const PUBLIC_MODE: u32 = 0o644;
+
+/// Tries for a lock. Looking at one, and removing one, take it for less than a pause.
+const LOCK_TRIES: u32 = 4;
+
+/// Between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The system's clocks.
 #[derive(Clone, Copy, Debug)]
@@ -97,6 +103,10 @@ impl Disk for OsDisk {
         std::fs::remove_file(path)
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir(path)
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         match std::fs::remove_dir_all(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -113,17 +123,70 @@ impl Disk for OsDisk {
     }
 
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        std::fs::read_dir(path)?
-            .map(|entry| {
-                let entry = entry?;
-                let name = entry.file_name().into_string().map_err(|name| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("a name that is not UTF-8: {name:?}"))
-                })?;
-                let meta = entry.metadata()?;
-                let is_dir = meta.is_dir();
-                Ok(DirEntry { name, is_dir, len: if is_dir { 0 } else { meta.len() } })
-            })
-            .collect()
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name().into_string().map_err(|name| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("a name that is not UTF-8: {name:?}"))
+            })?;
+            // A directory of directories is listed without looking at each.
+            let is_dir = entry.file_type()?.is_dir();
+            let len = match is_dir {
+                true => 0,
+                false => match entry.metadata() {
+                    Ok(meta) => meta.len(),
+                    // Another process removed it since.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                },
+            };
+            entries.push(DirEntry { name, is_dir, len });
+        }
+        Ok(entries)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        for _ in 0..LOCK_TRIES {
+            let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+            match file.try_lock() {
+                // Its holder may have removed it between our opening and locking it: that one is no lock any more.
+                Ok(()) if is_at(&file, path)? => return Ok(Some(Box::new(OsLock { _file: file }))),
+                Ok(()) => {}
+                // Somebody who looks whether it is held has it for a moment.
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+struct OsLock {
+    _file: File,
+}
+
+impl DiskLock for OsLock {}
+
+/// Whether `path` still names this file.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(there) => Ok((there.dev(), there.ino()) == (ours.dev(), ours.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

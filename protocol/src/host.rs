@@ -85,6 +85,11 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// `NotFound`, and what the system says.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Removes a directory that holds nothing.
+    ///
+    /// # Errors
+    /// `NotFound`, `DirectoryNotEmpty`, and what the system says.
+    fn remove_dir(&self, path: &Path) -> io::Result<()>;
     /// Removes a directory with all in it; none there is no error.
     ///
     /// # Errors
@@ -105,6 +110,43 @@ pub trait Disk: Send + Sync + 'static {
     /// # Errors
     /// `NotFound`, and what the system says.
     fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
+    /// Takes the lock of a file, which is made where it is not there; `None` where another holds it. It is given back when
+    /// it is dropped and when the process dies. The file may be removed by who holds its lock, and by nobody else.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>>;
+    /// Whether another holds the lock of a file; a file that is not there has none.
+    ///
+    /// # Errors
+    /// What the system says.
+    fn is_locked(&self, path: &Path) -> io::Result<bool>;
+}
+
+/// A lock that is held.
+pub trait DiskLock: Send + Sync {}
+
+/// Makes a directory of the program's own, and its parents, durably.
+///
+/// One that is there and empty is made anew: it may be what a failed sync of its name left, and a second sync of that name
+/// would answer that all is well (see [`Disk::sync_dir`]). One that holds something was durable before that was put in it.
+/// Nobody else may be about to put something into the directory meanwhile.
+///
+/// # Errors
+/// What the system says.
+pub fn make_own_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotADirectory, NotFound, PermissionDenied, ResourceBusy};
+    match disk.remove_dir(path) {
+        Ok(()) => {}
+        // In use; not there; or made by somebody else: a link, a mounted disk, a folder in a place that is not ours.
+        Err(error)
+            if matches!(
+                error.kind(),
+                DirectoryNotEmpty | NotFound | NotADirectory | ResourceBusy | PermissionDenied
+            ) => {}
+        Err(error) => return Err(error),
+    }
+    disk.create_dir_all(path)
 }
 
 /// A file open on a [`Disk`].

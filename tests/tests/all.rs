@@ -22,6 +22,8 @@ mod lake_seeds;
 mod local_store;
 #[path = "all/model/mod.rs"]
 mod model;
+#[path = "all/outbox_seeds.rs"]
+mod outbox_seeds;
 #[path = "all/segments.rs"]
 mod segments;
 #[path = "all/structure.rs"]

@@ -17,7 +17,7 @@ use crate::upload::collect::{collect, collect_rows};
 use crate::upload::read::{self, Checked, How};
 use crate::upload::{batch, files};
 use lingqu_protocol::close::CloseCode;
-use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::host::{Disk, Timestamp};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::predicate::Predicate;
 use lingqu_protocol::region::RegionCode;
@@ -37,6 +37,8 @@ impl Desk {
         let link = app.link()?;
         let profile = link.profile().clone();
         let outbox = Outbox::open(app.machine.disk.clone(), app.machine.clock.clone(), profile.dir())?;
+        let disk = app.machine.disk.clone();
+        outbox.sweep_if_due(|id, work| clean(disk.as_ref(), id, work));
         let env = Env {
             disk: app.machine.disk.clone(),
             clock: app.machine.clock.clone(),
@@ -274,7 +276,7 @@ async fn run(
             // Standard output is the data's.
             return Ok(DONE);
         }
-        download::clean(&desk.env, record.id, &work.out).await?;
+        download::clean(&*desk.env.disk, record.id, &work.out)?;
     }
     app.output.say(&said, |o| lines(o, &said))?;
     Ok(DONE)
@@ -367,11 +369,7 @@ async fn cancel(app: &App, desk: &Desk, id: TransferId) -> Result<(), AgentError
             Err(error) => return Err(error),
         }
     }
-    if let Work::Pull(work) = &record.work
-        && work.out.as_os_str() != "-"
-    {
-        download::clean(&desk.env, id, &work.out).await?;
-    }
+    clean(desk.env.disk.as_ref(), id, &record.work)?;
     outbox.remove(&hold)?;
     let said = json!({"id": id, "transfer": id, "state": "cancelled"});
     app.output.say(&said, |o| format!("{}: {id}", o.pick("cancelled", "已取消")))
@@ -380,8 +378,17 @@ async fn cancel(app: &App, desk: &Desk, id: TransferId) -> Result<(), AgentError
 /// A record that says running and that nobody runs was cut.
 fn state(outbox: &Outbox, record: &Record) -> &'static str {
     match &record.state {
-        State::Running if !outbox.is_held(record.id) => "interrupted",
+        // Whoever is looked at and cannot be told is taken to run.
+        State::Running if !outbox.is_held(record.id).unwrap_or(true) => "interrupted",
         state => state.word(),
+    }
+}
+
+/// What a transfer left beside the outbox.
+fn clean(disk: &dyn Disk, id: TransferId, work: &Work) -> Result<(), AgentError> {
+    match work {
+        Work::Pull(pull) => download::clean(disk, id, &pull.out),
+        Work::PushFiles { .. } | Work::PushBatch { .. } => Ok(()),
     }
 }
 
@@ -401,6 +408,9 @@ fn shown(outbox: &Outbox, record: &Record) -> Value {
             fields.insert("target".into(), json!(work.target));
             fields.insert("out".into(), json!(work.out));
         }
+    }
+    if let Some(ended) = record.ended_at {
+        fields.insert("ended_at".into(), json!(Timestamp(ended).to_rfc3339()));
     }
     match &record.state {
         State::Failed { exit_code, word, text } => {

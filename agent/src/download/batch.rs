@@ -4,7 +4,7 @@
 //! while the output is blocked: a pull into a pipe that nobody reads still ends in the moment in which its permission
 //! does. That thread is no task of the runtime, so a program that ends does not wait for it.
 
-use super::staging_path;
+use super::{is_there, place, staging_path};
 use crate::batch::sink::{Format, Sink, SinkError, WriteOptions};
 use crate::connect::{ControlStream, unexpected};
 use crate::error::{AgentError, Told};
@@ -101,18 +101,22 @@ impl RowsPull {
     /// Finishes a transfer whose receipt an earlier process kept: all that was left was to name the file.
     pub(super) async fn finish_interrupted(&self) -> Result<Option<GotRows>, AgentError> {
         let (outbox, transfer) = (self.env.outbox.clone(), self.transfer);
-        let Some(json) = blocking(move || outbox.receipt(transfer)).await? else { return Ok(None) };
-        let (disk, staged, out) = (self.env.disk.clone(), self.staged.clone(), self.out.clone());
-        let here = blocking(move || {
-            if staged.is_file() && !out.exists() {
-                place(&*disk, &staged, &out)?;
-            }
-            Ok(out.is_file())
-        })
-        .await?;
+        let Some(json) = blocking(move || outbox.receipt_kept_before(transfer)).await? else { return Ok(None) };
         let Ok(receipt) = Receipt::from_json(&json) else { return Ok(None) };
         let said = receipt.statement;
-        let (Some(rows), Some(rows_digest), true) = (said.rows, said.rows_digest, here) else { return Ok(None) };
+        let (Some(rows), Some(rows_digest)) = (said.rows, said.rows_digest) else { return Ok(None) };
+        let (disk, staged, out) = (self.env.disk.clone(), self.staged.clone(), self.out.clone());
+        let here = blocking(move || {
+            let failed = |e: io::Error| AgentError::io("placing", &out, &e);
+            if is_there(&*disk, &staged).map_err(failed)? && !is_there(&*disk, &out).map_err(failed)? {
+                place(&*disk, &staged, &out).map_err(failed)?;
+            }
+            is_there(&*disk, &out).map_err(failed)
+        })
+        .await?;
+        if !here {
+            return Ok(None);
+        }
         let arrived = Arrived { rows, bytes: said.bytes, bytes_root: said.bytes_root, rows_digest };
         Ok(Some(self.got(said.dataset_version, arrived, self.env.outbox.receipt_path(transfer))))
     }
@@ -183,7 +187,7 @@ impl RowsPull {
             return Ok(());
         }
         let (disk, staged, out) = (self.env.disk.clone(), self.staged.clone(), self.out.clone());
-        blocking(move || place(&*disk, &staged, &out)).await
+        blocking(move || place(&*disk, &staged, &out).map_err(|e| AgentError::io("placing", &out, &e))).await
     }
 
     fn got(&self, version: u64, arrived: Arrived, receipt: PathBuf) -> GotRows {
@@ -225,12 +229,6 @@ impl RowsPull {
         })
         .await
     }
-}
-
-fn place(disk: &dyn Disk, staged: &Path, out: &Path) -> Result<(), AgentError> {
-    disk.rename(staged, out)
-        .and_then(|()| disk.sync_dir(super::parent(out)))
-        .map_err(|e| AgentError::io("placing", out, &e))
 }
 
 /// Takes the data stream, hands its frames to the writer, and hears the control stream all the while.

@@ -1,8 +1,8 @@
 //! Fetches a set of files over several streams, and goes on where it was: after a lost connection, and after a kill.
 
 use super::receive::{Intake, WAITING_SEGMENTS, receive};
-use super::staging::{Staging, StagingState, load_state, place, verify_tree};
-use super::{manifest, staging_path};
+use super::staging::{Staging, StagingState, load_state, verify_tree, whole};
+use super::{manifest, place, place_again, staging_path};
 use crate::connect::{ControlStream, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
@@ -12,7 +12,7 @@ use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::stream::{Channel, StreamError};
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{DATA_STREAMS_MAX, DataHello, PullDone, PullEnd, PullReady, PullStart, SegmentRange, step};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -99,12 +99,15 @@ impl FilesPull {
     /// Finishes a transfer whose receipt an earlier process kept: all that was left was to name the files.
     pub(super) async fn finish_interrupted(&mut self) -> Result<Option<GotFiles>, AgentError> {
         let (outbox, transfer) = (self.env.outbox.clone(), self.transfer);
-        if blocking(move || outbox.receipt(transfer)).await?.is_none() {
+        let Some(state) = self.state().await? else { return Ok(None) };
+        if blocking(move || outbox.receipt_kept_before(transfer)).await?.is_none() {
             return Ok(None);
         }
-        let Some(state) = self.state().await? else { return Ok(None) };
         let (disk, folder, out, of) = (self.env.disk.clone(), self.folder.clone(), self.out.clone(), state.clone());
-        blocking(move || if out.exists() { Ok(()) } else { place(&*disk, &folder, &of, &out) }).await?;
+        blocking(move || {
+            place_again(&*disk, &whole(&folder, &of), &out).map_err(|e| AgentError::io("placing", &out, &e))
+        })
+        .await?;
         self.resumed_bytes = state.bytes;
         Ok(Some(self.got(&state, None, self.env.outbox.receipt_path(self.transfer))))
     }
@@ -129,7 +132,8 @@ impl FilesPull {
         blocking(move || verify_tree(&*disk, &folder, &of)).await?;
         let path = settle_at_once(control, &self.env, &self.expected(&state), receipt).await?;
         let (disk, folder, out, of) = (self.env.disk.clone(), self.folder.clone(), self.out.clone(), state.clone());
-        blocking(move || place(&*disk, &folder, &of, &out)).await?;
+        blocking(move || place(&*disk, &whole(&folder, &of), &out).map_err(|e| AgentError::io("placing", &out, &e)))
+            .await?;
         self.resumed_bytes = state.bytes.saturating_sub(self.meter.moved());
         Ok(self.got(&state, None, path))
     }
@@ -175,7 +179,10 @@ impl FilesPull {
         control.step(step::Step::PullDone(done)).await?;
         let receipt = settle(&mut control, &self.env, &self.expected(&staging.state)).await?;
         let (disk, folder, out, of) = (self.env.disk.clone(), self.folder.clone(), self.out.clone(), staging.clone());
-        blocking(move || place(&*disk, &folder, &of.state, &out)).await?;
+        blocking(move || {
+            place(&*disk, &whole(&folder, &of.state), &out).map_err(|e| AgentError::io("placing", &out, &e))
+        })
+        .await?;
         let root = if let [only] = staging.files.as_slice() { Some(only.root) } else { None };
         Ok(self.got(&staging.state, root, receipt))
     }
@@ -222,15 +229,6 @@ impl FilesPull {
             seconds: self.meter.elapsed().as_secs_f64(),
         }
     }
-}
-
-/// Removes what is left of a transfer beside its output, whether it is done or given up.
-///
-/// # Errors
-/// What the disk says.
-pub async fn clean(env: &Env, transfer: TransferId, out: &Path) -> Result<(), AgentError> {
-    let (disk, folder) = (env.disk.clone(), staging_path(out, transfer));
-    blocking(move || disk.remove_dir_all(&folder).map_err(|e| AgentError::io("removing", &folder, &e))).await
 }
 
 /// Takes data streams until every wanted segment is durable and the gateway said its end record.

@@ -7,16 +7,18 @@ mod receive;
 mod staging;
 
 pub use batch::{GotRows, Stdout};
-pub use files::{GotFiles, clean};
+pub use files::GotFiles;
 
 use crate::connect::{Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
 use crate::transfer::{Dial, Env, Tries, answer, blocking, peer};
+use lingqu_protocol::host::Disk;
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{Pull, request};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// What was fetched.
@@ -120,6 +122,58 @@ async fn attempt<C: Channel>(
     }
 }
 
+/// Removes what is left of a transfer beside its output, whether it is done or given up. Blocks.
+///
+/// # Errors
+/// What the disk says.
+pub fn clean(disk: &dyn Disk, transfer: TransferId, out: &Path) -> Result<(), AgentError> {
+    if out.as_os_str() == "-" {
+        return Ok(());
+    }
+    let staged = staging_path(out, transfer);
+    let removed = match disk.remove_dir_all(&staged) {
+        // Rows are one file.
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => disk.remove(&staged),
+        removed => removed,
+    };
+    match removed {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(AgentError::io("removing", &staged, &e)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives what is whole and durable as `from` the name `out`, durably. Where the sync fails it is taken back: who tries
+/// again must not take it for durable because it is to be seen.
+fn place(disk: &dyn Disk, from: &Path, out: &Path) -> io::Result<()> {
+    disk.rename(from, out)?;
+    disk.sync_dir(parent(out)).inspect_err(|_| {
+        if let Err(error) = disk.rename(out, from) {
+            tracing::warn!(out = %out.display(), %error, "a name that may not be durable could not be taken back");
+        }
+    })
+}
+
+/// As [`place`], for what an earlier process may have placed and not have lived to see durable.
+fn place_again(disk: &dyn Disk, from: &Path, out: &Path) -> io::Result<()> {
+    match (is_there(disk, from)?, is_there(disk, out)?) {
+        (true, true) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "it exists already")),
+        (false, true) => {
+            disk.rename(out, from)?;
+            place(disk, from, out)
+        }
+        _ => place(disk, from, out),
+    }
+}
+
+fn is_there(disk: &dyn Disk, path: &Path) -> io::Result<bool> {
+    match disk.open(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::IsADirectory => Ok(true),
+        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Where a transfer is put together before it is whole: beside `out`, so that a rename is all that is left to do.
 fn staging_path(out: &Path, transfer: TransferId) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_owned();
@@ -148,7 +202,7 @@ async fn refuse_existing(out: &Path) -> Result<(), AgentError> {
         }
         match std::fs::symlink_metadata(&out) {
             Ok(_) => return Err(usage(format!("{shown} exists already"), format!("{shown} 已存在"))),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(AgentError::io("looking at", &out, &e)),
         }
         let folder = parent(&out);

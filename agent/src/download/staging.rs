@@ -145,17 +145,21 @@ impl Staging {
         let path = self.path(file);
         let write = || {
             let small = file.bytes <= CHUNK_BYTES;
-            let handle = if small { self.create_or_open(&path)? } else { self.disk.open_rw(&path)? };
+            let handle = if small { self.create_anew(&path)? } else { self.disk.open_rw(&path)? };
             handle.write_all_at(data, item.file_offset())?;
             if small { handle.sync() } else { Ok(()) }
         };
         write().map_err(|e| self.disk_failed(&path, &e))
     }
 
-    fn create_or_open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+    fn create_anew(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         match self.disk.create(path) {
-            // An attempt that was cut had begun it.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => self.disk.open_rw(path),
+            // An attempt that was cut had begun it. Its name may be left of a sync that failed, and it holds nothing that
+            // counts.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.disk.remove(path)?;
+                self.disk.create(path)
+            }
             other => other,
         }
     }
@@ -317,11 +321,8 @@ fn hash_file(disk: &dyn Disk, path: &Path, bytes: u64) -> io::Result<(Option<Dig
     Ok((root.finish(), handle.len()?))
 }
 
-/// Gives a set that is whole and durable its name.
-pub(super) fn place(disk: &dyn Disk, folder: &Path, state: &StagingState, out: &Path) -> Result<(), AgentError> {
+/// What of a staging folder becomes the output.
+pub(super) fn whole(folder: &Path, state: &StagingState) -> PathBuf {
     let files = folder.join("files");
-    let from = state.single.as_ref().map_or(files.clone(), |name| files.join(name));
-    let failed = |e: io::Error| AgentError::io("placing", out, &e);
-    disk.rename(&from, out).map_err(failed)?;
-    disk.sync_dir(super::parent(out)).map_err(failed)
+    state.single.as_ref().map_or(files.clone(), |name| files.join(name))
 }

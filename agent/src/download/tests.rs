@@ -1,11 +1,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use super::{Got, GotFiles, clean, pull, staging_path};
+use super::{Got, GotFiles, clean, place, pull, staging_path};
 use crate::error::AgentError;
 use crate::outbox::PullWork;
 use crate::scripted::{Gateway, Lie, env, sample};
+use lingqu_certs::os::OsDisk;
 use lingqu_protocol::digest::Digest;
+use lingqu_protocol::host::{DirEntry, Disk, DiskFile, DiskLock};
 use lingqu_protocol::ids::TransferId;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +23,7 @@ fn gateway(lie: Lie) -> Arc<Gateway> {
 
 async fn run(dir: &Path, gateway: &Arc<Gateway>) -> Result<GotFiles, AgentError> {
     let work = PullWork { target: "grant".into(), out: dir.join("out"), ..PullWork::default() };
-    match pull(&env(dir), gateway, ID, &work, Box::new(|| Box::new(std::io::sink()))).await? {
+    match pull(&env(dir), gateway, ID, &work, Box::new(|| Box::new(io::sink()))).await? {
         Got::Files(got) => Ok(got),
         Got::Rows(rows) => panic!("rows: {rows:?}"),
     }
@@ -40,7 +43,7 @@ async fn a_set_arrives_whole_under_its_name() {
     check(dir.path());
     assert_eq!((got.version, got.files, got.received_bytes, got.resumed_bytes), (7, 5, got.bytes, 0));
     assert!(got.receipt.is_file());
-    clean(&env(dir.path()), ID, &got.out).await.unwrap();
+    clean(&OsDisk, ID, &got.out).unwrap();
     assert!(!staging_path(&got.out, ID).exists());
     assert_eq!(gateway.cosigned.load(Ordering::SeqCst), 1);
 }
@@ -147,4 +150,89 @@ async fn a_kill_between_receipt_and_name_is_finished_without_the_gateway() {
     check(dir.path());
     assert_eq!((again.bytes_root, again.received_bytes), (got.bytes_root, 0));
     assert_eq!(gateway.dials.load(Ordering::SeqCst), dials);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_an_earlier_process_gave_is_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let gateway = gateway(Lie::None);
+    let got = run(dir.path(), &gateway).await.unwrap();
+    // It is to be seen; whether it is on the disk, its process did not live to say.
+    let dials = gateway.dials.load(Ordering::SeqCst);
+    assert_eq!(run(dir.path(), &gateway).await.unwrap().bytes_root, got.bytes_root);
+    check(dir.path());
+    assert_eq!(gateway.dials.load(Ordering::SeqCst), dials);
+    // Something else of that name is not replaced, and what was fetched stays.
+    let staged = staging_path(&got.out, ID).join("files");
+    std::fs::rename(&got.out, &staged).unwrap();
+    std::fs::write(&got.out, "another's").unwrap();
+    run(dir.path(), &gateway).await.unwrap_err();
+    assert_eq!(std::fs::read(&got.out).unwrap(), b"another's");
+    assert!(staged.is_dir());
+}
+
+/// The real disk, on which syncing a directory fails.
+struct NoSync;
+
+impl Disk for NoSync {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.create(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.open(path)
+    }
+    fn open_rw(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.open_rw(path)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove(path)
+    }
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove_dir(path)
+    }
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove_dir_all(path)
+    }
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        OsDisk.create_dir_all(path)
+    }
+    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+        Err(io::Error::other("a sync failed"))
+    }
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        OsDisk.read_dir(path)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        OsDisk.lock(path)
+    }
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        OsDisk.is_locked(path)
+    }
+}
+
+#[test]
+fn an_output_whose_name_is_not_durable_is_not_left_to_be_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, out) = (dir.path().join("out.partial"), dir.path().join("out"));
+    std::fs::write(&from, b"rows").unwrap();
+    place(&NoSync, &from, &out).unwrap_err();
+    assert!(from.exists() && !out.exists());
+    place(&OsDisk, &from, &out).unwrap();
+    assert_eq!(std::fs::read(&out).unwrap(), b"rows");
+}
+
+#[test]
+fn what_is_left_beside_an_output_goes_whether_it_is_a_set_or_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let staged = staging_path(&out, ID);
+    clean(&OsDisk, ID, &out).unwrap();
+    std::fs::write(&staged, b"half").unwrap();
+    clean(&OsDisk, ID, &out).unwrap();
+    std::fs::create_dir_all(staged.join("files/a")).unwrap();
+    clean(&OsDisk, ID, &out).unwrap();
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
 }

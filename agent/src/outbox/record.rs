@@ -13,6 +13,9 @@ pub struct Record {
     pub id: TransferId,
     /// Milliseconds since 1970 UTC.
     pub created_at: i64,
+    /// When it was done or failed, milliseconds since 1970 UTC.
+    #[serde(default)]
+    pub ended_at: Option<i64>,
     /// How far it is.
     pub state: State,
     /// What is to be done.

@@ -40,7 +40,8 @@ fn of(meta: &Metadata) -> io::Result<Stat> {
 }
 
 /// The files that `paths` mean, in ascending order of the bytes of their names. A directory gives all files below it,
-/// named by their path from it; a file is named by its last component. Symbolic links are not followed.
+/// named by their path from it; a file is named by its last component. Symbolic links are not followed. A folder that holds
+/// nothing is no file: it is named in the log and not sent.
 ///
 /// # Errors
 /// A path that cannot be read, is a link or no file, or whose name cannot travel; two of the same name, or of names that
@@ -105,7 +106,9 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<SourceFile>) 
         return Err(bad(folder, "it lies too deep", "目录层级过深"));
     }
     let failed = |e: io::Error| AgentError::input(folder, &e);
+    let mut is_empty = true;
     for entry in std::fs::read_dir(folder).map_err(failed)? {
+        is_empty = false;
         let entry = entry.map_err(failed)?;
         let path = entry.path();
         let name = entry.file_name();
@@ -117,6 +120,10 @@ fn walk(folder: &Path, prefix: &str, depth: usize, files: &mut Vec<SourceFile>) 
         } else {
             add(path, Some(&name), &meta, files)?;
         }
+    }
+    if is_empty {
+        // A set is of files; that there was a folder is not in its digest, so it is not sent and made up there.
+        tracing::warn!(folder = %escape_for_log(&folder.to_string_lossy()), "an empty folder is not sent");
     }
     Ok(())
 }

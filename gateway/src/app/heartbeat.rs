@@ -1,7 +1,7 @@
 //! The gateway's own pulse: once a second it looks whether policy, ledger and clock are in order and keeps the gate open
 //! for a few seconds more; a thread outside the runtime cuts what outlives its permission even where the runtime stalls.
 
-use crate::flow::{Flow, FlowError};
+use crate::flow::Flow;
 use crate::gate::health::ClockCheck;
 use crate::gate::{ClosedWhy, Gate, Now};
 use crate::ledger;
@@ -37,8 +37,8 @@ pub(super) async fn run(gate: Arc<Gate>, flow: Arc<Flow>, clock: Arc<dyn Clock>)
         tick.tick().await;
         let began = clock.monotonic();
         let closed = pulse.beat(&gate, flow.state(), clock.as_ref(), OPEN_FOR).await;
-        if let Err(error) = flush_denials(&flow).await {
-            tracing::error!(%error, "refusals could not be recorded; they are kept for the next minute");
+        if let Err(error) = flow.flush_denials(false).await {
+            tracing::error!(%error, "refusals could not be recorded; they are kept, and tried again");
         }
         let size = flow.state().head().await.map_or(0, |head| head.size);
         let took = clock.monotonic().saturating_sub(began);
@@ -114,14 +114,6 @@ fn written(clock: &dyn Clock) -> Draft {
     let at = clock.wall();
     let body = format!("{{\"at\":{}}}", at.0).into_bytes();
     Draft { kind: Kind::Setting, id: WRITTEN_ID.to_owned(), agency: None, parent: None, body, changed_at: at }
-}
-
-async fn flush_denials(flow: &Flow) -> Result<(), FlowError> {
-    let leaves = flow.due_denials()?;
-    if !leaves.is_empty() {
-        flow.state().commit(Change { leaves, ..Change::default() }).await?;
-    }
-    Ok(())
 }
 
 fn now(clock: &dyn Clock) -> Now {

@@ -231,6 +231,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     tokio::spawn(renew(dir.to_owned(), Arc::clone(&identity), Arc::clone(&clock), Arc::clone(&entropy)));
 
     tokio::spawn(housekeeping::run(Arc::clone(&flow), Arc::clone(&clock)));
+    let ending = Arc::clone(&flow);
     let services = Arc::new(Services {
         gate: Arc::clone(&gate),
         registry,
@@ -253,6 +254,9 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     // A peer that does not hear it finds out by itself; the process does not wait for it.
     let _ = tokio::time::timeout(PARTING, endpoint.wait_idle()).await;
     pulse.abort();
+    if let Err(error) = ending.flush_denials(true).await {
+        tracing::error!(%error, "the last minute's refusals could not be recorded");
+    }
     tracing::info!("ended");
     Ok(())
 }

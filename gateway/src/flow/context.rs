@@ -9,8 +9,8 @@ use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
 use crate::lake::segment::SegmentStore;
 use crate::lake::store::Lake;
 use crate::lake::writer::WriterBudget;
-use crate::ledger::{Denials, Ledger, LedgerError};
-use crate::state::{Change, Expect, Filter, Kind, NewLeaf, State, Write};
+use crate::ledger::{Denials, Ledger, LedgerError, Summary};
+use crate::state::{Change, Expect, Filter, Kind, State, Write};
 use lingqu_protocol::checkpoint::Checkpoint;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::fileset::FileEntry;
@@ -304,16 +304,9 @@ impl Flow {
     pub async fn note_refusal(&self, peer: &Peer, error: &FlowError) {
         let FlowError::Denied(denied) = error else { return };
         let first = self.denials().denied(self.now(), &peer.agent, denied.word());
-        let Some(summary) = first else { return };
-        let leaf = summary.entry().seal(self.entropy());
-        let noted = match leaf {
-            Ok(leaf) => {
-                self.state().commit(Change { leaves: vec![leaf], ..Change::default() }).await.map_err(FlowError::from)
-            }
-            Err(error) => Err(error.into()),
-        };
-        if let Err(error) = noted {
-            tracing::error!(%error, "a refusal could not be recorded");
+        let Some(first) = first else { return };
+        if let Err(error) = self.write_denials(vec![first]).await {
+            tracing::error!(%error, "a refusal could not be recorded yet; it is kept");
         }
     }
 
@@ -322,13 +315,33 @@ impl Flow {
         self.denials().unauthenticated(self.now());
     }
 
-    /// The counts of minutes that are over, as leaves.
+    /// Writes what is due about refusals; with `all`, what the running minute has so far as well, for the gateway ends.
     ///
     /// # Errors
-    /// The system has no randomness; the counts are lost to the ledger then, and in the log.
-    pub fn due_denials(&self) -> Result<Vec<NewLeaf>, FlowError> {
-        let due = self.denials().take_due(self.now());
-        due.into_iter().map(|summary| Ok(summary.entry().seal(self.entropy())?)).collect()
+    /// The state's, or the system has no randomness: all of it is kept and is due again.
+    pub async fn flush_denials(&self, all: bool) -> Result<(), FlowError> {
+        let due = match all {
+            true => self.denials().take_all(self.now()),
+            false => self.denials().take_due(self.now()),
+        };
+        self.write_denials(due).await
+    }
+
+    async fn write_denials(&self, summaries: Vec<Summary>) -> Result<(), FlowError> {
+        if summaries.is_empty() {
+            return Ok(());
+        }
+        let written = async {
+            let leaves = summaries.iter().map(|summary| Ok(summary.entry().seal(self.entropy())?));
+            let leaves = leaves.collect::<Result<Vec<_>, FlowError>>()?;
+            self.state().commit(Change { leaves, ..Change::default() }).await?;
+            Ok::<(), FlowError>(())
+        };
+        let written = written.await;
+        if written.is_err() {
+            self.denials().put_back(summaries);
+        }
+        written
     }
 
     fn denials(&self) -> std::sync::MutexGuard<'_, Denials> {

@@ -3,6 +3,7 @@
 use super::{DAY_MS, Folder, FolderError, Layout, io_error};
 use crate::config::Config;
 use crate::flow::pseudonym::PseudonymSecret;
+use crate::lake::local::LocalStore;
 use crate::ledger::Entry;
 use crate::state::{Change, SqliteState, State};
 use lingqu_certs::ca::{Authority, CA_VALID_MS};
@@ -17,6 +18,7 @@ use lingqu_protocol::ids::{DocumentId, GatewayId};
 use lingqu_protocol::leaf::LeafKind;
 use std::io;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
 /// Days that the gateway's first certificate lives, as the new config.toml says.
 const GATEWAY_DAYS: i64 = 30;
@@ -96,8 +98,10 @@ pub async fn init(
         os::write_atomic(&path, text.as_bytes()).map_err(io_error("writing", &path))?;
     }
     let state_file = layout.state();
-    for folder in [state_file.parent().unwrap_or(&part), &layout.lake()] {
-        OsDisk.create_dir_all(folder).map_err(io_error("making", folder))?;
+    let (state_dir, lake) = (state_file.parent().unwrap_or(&part), layout.lake());
+    OsDisk.create_dir_all(state_dir).map_err(io_error("making", state_dir))?;
+    LocalStore::open(Arc::new(OsDisk), &lake).map_err(io_error("making", &lake))?;
+    for folder in [state_dir, &lake] {
         private(folder)?;
     }
     let state = SqliteState::open(&state_file).await?;

@@ -1,29 +1,29 @@
 //! The blocking half of the local store: objects as files of one folder, which this process alone owns.
 //!
-//! A put is a temporary file in the same directory, synced, renamed, and its directory synced: after that it survives
-//! power loss, before that no reader sees it.
+//! A put is a temporary file, synced, renamed, and its directory synced: after that it survives power loss, before that no
+//! reader sees it. What is between rename and sync is in [`doubt`](super::doubt).
+//!
+//! Nothing here looks through the folder: a start reads what is marked as in doubt, and a directory is looked at when it is
+//! first put in.
 
+use super::doubt::{Doubts, Fate, Marks};
 use bytes::Bytes;
-use lingqu_protocol::host::{Disk, DiskFile};
-use std::collections::HashSet;
+use lingqu_protocol::host::{Disk, DiskFile, make_own_dir};
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Starts the name of a file that is being written. No object's name starts with a dot, so none is mistaken for it.
-const TEMPORARY: &str = ".put-";
-
-/// Directories remembered as durable: one for each transfer under way and room for more; forgetting costs a sync.
+/// Directories remembered as durable: one for each transfer under way and room for more; forgetting costs a look.
 const KNOWN_MAX: usize = 4096;
 
 /// Directories that can be synced at the same time, if they are lucky: more than a disk does at once.
 const SYNC_LOCKS: usize = 16;
 
-/// Bytes in one path component: what file systems take, less room for a temporary name.
-const COMPONENT_BYTES_MAX: usize = 200;
+/// Bytes in an object's path: with a number before it, it is a name that file systems take.
+const OBJECT_BYTES_MAX: usize = 200;
 
 /// Components in an object's path: the layout uses three, quarantine adds one.
 const COMPONENTS_MAX: usize = 8;
@@ -31,11 +31,10 @@ const COMPONENTS_MAX: usize = 8;
 /// What directories are known to be.
 #[derive(Default)]
 struct Directories {
-    /// Made, and their names durable up to the root.
-    durable: HashSet<PathBuf>,
+    /// Made, and their names durable up to the root; with how many are putting something in them.
+    durable: HashMap<PathBuf, usize>,
     /// A sync of theirs, or of their own name, failed. Which names are on the disk is not known, and asking again may
-    /// answer falsely that all are: nothing is put in them or below until a restart, which finds them empty and makes
-    /// them anew, or finds what was durable before.
+    /// answer falsely that all are: nothing is put in them or below until a restart, which settles what is in doubt.
     failed: HashSet<PathBuf>,
 }
 
@@ -46,7 +45,8 @@ pub(crate) type Listing = (Vec<(String, u64)>, Vec<String>);
 pub(crate) struct Folder {
     disk: Arc<dyn Disk>,
     root: PathBuf,
-    temporaries: AtomicU64,
+    marks: Marks,
+    doubts: Doubts,
     directories: Mutex<Directories>,
     /// Held while looking whether a name is taken and taking it. No other process writes here.
     names: Mutex<()>,
@@ -55,37 +55,39 @@ pub(crate) struct Folder {
     syncs: [Mutex<()>; SYNC_LOCKS],
 }
 
+/// A directory that somebody is putting something in; it stays meanwhile.
+struct InUse<'a> {
+    folder: &'a Folder,
+    dir: PathBuf,
+}
+
+impl Drop for InUse<'_> {
+    fn drop(&mut self) {
+        if let Some(users) = lock(&self.folder.directories).durable.get_mut(&self.dir) {
+            *users = users.saturating_sub(1);
+        }
+    }
+}
+
 impl Folder {
-    /// Opens the folder, making it where it is not there. Removes what a crash left half written and makes every name
-    /// that is seen durable: a name whose sync a crash prevented would else be taken for acknowledged.
+    /// Opens the folder, making it where it is not there, removes what a crash left half written, and makes durable what
+    /// it left in doubt: that would else be taken for acknowledged.
     pub(crate) fn open(disk: Arc<dyn Disk>, root: PathBuf) -> io::Result<Self> {
-        disk.create_dir_all(&root)?;
-        root.parent().map_or(Ok(()), |parent| disk.sync_dir(parent))?;
-        let folder = Self {
+        make_own_dir(disk.as_ref(), &root)?;
+        let path = |object: &str| is_object(object).then(|| within(&root, object));
+        let (marks, named_again) = Marks::open(disk.clone(), &root, path)?;
+        if named_again > 0 {
+            tracing::info!(objects = named_again, "made durable what an earlier process left in doubt");
+        }
+        Ok(Self {
             disk,
             root,
-            temporaries: AtomicU64::new(0),
+            marks,
+            doubts: Doubts::default(),
             directories: Mutex::default(),
             names: Mutex::new(()),
             syncs: Default::default(),
-        };
-        let mut left = vec![folder.root.clone()];
-        while let Some(dir) = left.pop() {
-            for entry in folder.disk.read_dir(&dir)? {
-                let path = dir.join(&entry.name);
-                if entry.is_dir {
-                    if folder.disk.read_dir(&path)?.is_empty() {
-                        folder.disk.remove_dir_all(&path)?;
-                    } else {
-                        left.push(path);
-                    }
-                } else if entry.name.starts_with(TEMPORARY) {
-                    folder.disk.remove(&path)?;
-                }
-            }
-            folder.disk.sync_dir(&dir)?;
-        }
-        Ok(folder)
+        })
     }
 
     /// Puts an object whole and durable. With `create`, an object that is there is left and the error is
@@ -93,76 +95,93 @@ impl Folder {
     /// gone too.
     pub(crate) fn put(&self, object: &str, pieces: &[Bytes], create: bool) -> io::Result<()> {
         let path = self.path(object)?;
-        let dir = path.parent().unwrap_or(&self.root).to_path_buf();
         if create && self.exists(&path)? {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        self.make_directory(&dir)?;
-        let temporary = dir.join(format!("{TEMPORARY}{}", self.temporaries.fetch_add(1, Ordering::Relaxed)));
-        let written = self.write(&temporary, pieces).and_then(|()| {
-            let _held = lock(&self.names);
-            if create && self.exists(&path)? {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            self.disk.rename(&temporary, &path)
-        });
-        if let Err(error) = written {
-            self.discard(&temporary);
-            return Err(error);
-        }
-        self.sync_directory(&dir).inspect_err(|_| self.discard(&path))
+        let _in_use = self.make_directory(path.parent().unwrap_or(&self.root))?;
+        let temporary = self.marks.temporary();
+        self.write(&temporary, pieces)
+            .and_then(|()| self.name(&temporary, object, &path, create, true))
+            .inspect_err(|_| self.marks.clear(&temporary))
     }
 
     /// Length of an object.
     pub(crate) fn len(&self, object: &str) -> io::Result<u64> {
-        self.disk.open(&self.path(object)?)?.len()
+        self.open_object(object)?.len()
     }
 
-    /// Opens an object for reading.
+    /// Opens an object for reading. One that is being put is waited for.
     pub(crate) fn open_object(&self, object: &str) -> io::Result<Box<dyn DiskFile>> {
-        self.disk.open(&self.path(object)?)
+        let path = self.path(object)?;
+        self.doubts.wait(&path)?;
+        self.disk.open(&path)
     }
 
-    /// Removes objects, durably; those that are not there are no error. The first error ends it.
+    /// Removes objects, durably; those that are not there are no error. The first error ends it: what was removed before it
+    /// may be there again after a restart, and until then nobody is told whether it is. Directories that hold nothing then
+    /// go, too.
     pub(crate) fn remove(&self, objects: &[String]) -> io::Result<()> {
-        let mut touched = HashSet::new();
-        for object in objects {
-            let path = self.path(object)?;
-            match self.disk.remove(&path) {
-                Ok(()) => {
-                    touched.extend(path.parent().map(Path::to_path_buf));
-                }
+        let paths = objects.iter().map(|object| self.path(object)).collect::<io::Result<Vec<_>>>()?;
+        paths.iter().try_for_each(|path| self.doubts.wait(path))?;
+        paths.iter().for_each(|path| self.doubts.begin(path));
+        let removed = self.remove_all(objects, &paths);
+        let fate = if removed.is_ok() { Fate::Settled } else { Fate::Unknown };
+        paths.iter().for_each(|path| self.doubts.end(path, fate));
+        removed?.iter().for_each(|dir| self.prune(dir));
+        Ok(())
+    }
+
+    /// Gives the directories that something was removed from.
+    fn remove_all(&self, objects: &[String], paths: &[PathBuf]) -> io::Result<HashSet<PathBuf>> {
+        let (mut touched, mut aside) = (HashSet::new(), Vec::new());
+        for (object, path) in objects.iter().zip(paths) {
+            // Aside first: what is gone from sight and maybe not from the disk could not be removed by who tries again.
+            let away = self.marks.away(object);
+            let moved = match self.disk.rename(path, &away) {
+                // Removing makes room, so it must not need any.
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => self.disk.remove(path),
+                moved => moved.map(|()| aside.push(away)),
+            };
+            match moved {
+                Ok(()) => touched.extend(path.parent().map(Path::to_path_buf)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        touched.iter().try_for_each(|dir| self.sync_directory(dir))
+        touched.iter().try_for_each(|dir| self.sync_directory(dir))?;
+        if !aside.is_empty() {
+            aside.iter().try_for_each(|path| self.disk.remove(path))?;
+            self.sync_directory(self.marks.folder())?;
+        }
+        Ok(touched)
     }
 
     /// Renames an object, durably.
     pub(crate) fn rename(&self, from: &str, to: &str, create: bool) -> io::Result<()> {
-        let (from, to) = (self.path(from)?, self.path(to)?);
-        let (from_dir, to_dir) = (from.parent().unwrap_or(&self.root), to.parent().unwrap_or(&self.root));
-        self.make_directory(to_dir)?;
-        {
-            let _held = lock(&self.names);
-            if create && self.exists(&to)? {
-                return Err(io::ErrorKind::AlreadyExists.into());
-            }
-            self.disk.rename(&from, &to)?;
-        }
-        self.sync_directory(to_dir)?;
-        self.sync_directory(from_dir)
+        let (from, target) = (self.path(from)?, self.path(to)?);
+        self.doubts.wait(&from)?;
+        let _in_use = self.make_directory(target.parent().unwrap_or(&self.root))?;
+        self.name(&from, to, &target, create, false)?;
+        let from_dir = from.parent().unwrap_or(&self.root);
+        self.sync_directory(from_dir)?;
+        self.prune(from_dir);
+        Ok(())
     }
 
-    /// What one directory of objects holds; nothing where there is no such directory.
+    /// What one directory of objects holds; nothing where there is no such directory. What is being put is waited for.
     pub(crate) fn list(&self, prefix: &str) -> io::Result<Listing> {
         let path = if prefix.is_empty() { self.root.clone() } else { self.path(prefix)? };
-        let entries = match self.disk.read_dir(&path) {
+        let entries = match self.doubts.without(&path, || self.disk.read_dir(&path)) {
             Ok(entries) => entries,
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Ok(Listing::default());
+            }
             Err(error) => return Err(error),
         };
+        if entries.is_empty() {
+            // What a crash left between a directory and its first object.
+            self.prune(&path);
+        }
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         for entry in entries.into_iter().filter(|e| !e.name.starts_with('.')) {
             let name = if prefix.is_empty() { entry.name } else { format!("{prefix}/{}", entry.name) };
@@ -183,7 +202,50 @@ impl Folder {
         file.sync()
     }
 
+    /// Gives the file `from`, whose bytes are durable, the name of `object`, durably. Where that fails after the rename,
+    /// the name is taken back with `take_back`, so that its space is given back at once.
+    fn name(&self, from: &Path, object: &str, to: &Path, create: bool, take_back: bool) -> io::Result<()> {
+        let mark = self.marks.mark(object)?;
+        self.doubts.begin(to);
+        let end = |fate| {
+            self.doubts.end(to, fate);
+            // While it is to be seen and not known to be durable, its mark stays.
+            if fate != Fate::Unknown {
+                self.marks.clear(&mark);
+            }
+        };
+        if let Err(error) = self.take_name(from, to, create) {
+            end(Fate::Settled);
+            return Err(error);
+        }
+        if let Err(error) = self.sync_directory(to.parent().unwrap_or(&self.root)) {
+            let taken_back = take_back
+                && match self.disk.remove(to) {
+                    Ok(()) => true,
+                    Err(error) => error.kind() == io::ErrorKind::NotFound,
+                };
+            end(if taken_back { Fate::TakenBack } else { Fate::Unknown });
+            return Err(error);
+        }
+        end(Fate::Settled);
+        Ok(())
+    }
+
+    fn take_name(&self, from: &Path, to: &Path, create: bool) -> io::Result<()> {
+        let _held = lock(&self.names);
+        if create && self.is_there(to)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.disk.rename(from, to)
+    }
+
+    /// Whether there is an object. One that is being put is waited for.
     fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.doubts.wait(path)?;
+        self.is_there(path)
+    }
+
+    fn is_there(&self, path: &Path) -> io::Result<bool> {
         match self.disk.open(path) {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -191,45 +253,48 @@ impl Folder {
         }
     }
 
-    /// Removes what a failed put left, so that its space is given back at once. Where that fails too, the next start
-    /// does it.
-    fn discard(&self, path: &Path) {
-        match self.disk.remove(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::warn!(path = %path.display(), %error, "could not remove what a failed put left"),
-        }
-    }
-
     /// Makes a directory and its name durable, from the root down. Others wait meanwhile: nothing may be acknowledged in
     /// a directory that was made but is not durable yet.
-    fn make_directory(&self, dir: &Path) -> io::Result<()> {
+    fn make_directory(&self, dir: &Path) -> io::Result<InUse<'_>> {
         let mut directories = lock(&self.directories);
         refuse_failed(&directories, dir)?;
-        if directories.durable.contains(dir) {
-            return Ok(());
-        }
         if directories.durable.len() >= KNOWN_MAX {
-            directories.durable.clear();
+            directories.durable.retain(|_, users| *users > 0);
         }
         let mut levels: Vec<&Path> = dir.ancestors().take_while(|level| **level != self.root).collect();
         levels.reverse();
         for level in levels {
-            if directories.durable.contains(level) {
+            if directories.durable.contains_key(level) {
                 continue;
             }
-            // It may be there from before and its name not durable, so its parent is synced in any case.
-            let made = self.disk.create_dir_all(level);
-            if let Err(error) = made.and_then(|()| level.parent().map_or(Ok(()), |parent| self.disk.sync_dir(parent))) {
+            if let Err(error) = make_own_dir(self.disk.as_ref(), level) {
                 // No room is no failed sync: it may be tried again when there is some.
                 if error.kind() != io::ErrorKind::StorageFull {
                     directories.failed.insert(level.to_path_buf());
                 }
                 return Err(error);
             }
-            directories.durable.insert(level.to_path_buf());
+            directories.durable.insert(level.to_path_buf(), 0);
         }
-        Ok(())
+        *directories.durable.entry(dir.to_path_buf()).or_default() += 1;
+        Ok(InUse { folder: self, dir: dir.to_path_buf() })
+    }
+
+    /// Removes a directory that holds nothing and that nobody puts anything in. It need not be durable: one that comes
+    /// back is empty, and is made anew before anything is put in it.
+    fn prune(&self, dir: &Path) {
+        let mut directories = lock(&self.directories);
+        let is_used = directories.durable.get(dir).is_some_and(|users| *users > 0);
+        if dir == self.root || is_used {
+            return;
+        }
+        match self.disk.remove_dir(dir) {
+            Ok(()) => {
+                directories.durable.remove(dir);
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {}
+            Err(error) => tracing::warn!(dir = %dir.display(), %error, "an empty directory could not be removed"),
+        }
     }
 
     fn sync_directory(&self, dir: &Path) -> io::Result<()> {
@@ -248,8 +313,12 @@ impl Folder {
         if !is_object(object) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{object:?} is not an object's path")));
         }
-        Ok(object.split('/').fold(self.root.clone(), |path, part| path.join(part)))
+        Ok(within(&self.root, object))
     }
+}
+
+fn within(root: &Path, object: &str) -> PathBuf {
+    object.split('/').fold(root.to_path_buf(), |path, part| path.join(part))
 }
 
 /// Reads a range of a file into one buffer.
@@ -263,9 +332,10 @@ pub(crate) fn read(file: &dyn DiskFile, range: Range<u64>) -> io::Result<Bytes> 
 /// Whether `object` is a path that the lake makes: it stays in the folder, and means the same on every file system.
 fn is_object(object: &str) -> bool {
     let parts = || object.split('/');
-    parts().count() <= COMPONENTS_MAX
+    object.len() <= OBJECT_BYTES_MAX
+        && parts().count() <= COMPONENTS_MAX
         && parts().all(|part| {
-            (1..=COMPONENT_BYTES_MAX).contains(&part.len())
+            !part.is_empty()
                 && !part.starts_with('.')
                 && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'))
         })
@@ -292,11 +362,12 @@ mod tests {
         for good in ["files/transfer-01/00000001", "tables/x/manifest", "a"] {
             assert!(is_object(good), "{good}");
         }
-        let long = "a".repeat(COMPONENT_BYTES_MAX + 1);
+        let long = "a".repeat(OBJECT_BYTES_MAX + 1);
         let deep = ["a"; COMPONENTS_MAX + 1].join("/");
-        for bad in
-            ["", "/", "a/", "/a", "a//b", "..", "a/../b", ".put-1", "A", "a\\b", "a\0", "a b", "é", "%2e", &long, &deep]
-        {
+        for bad in [
+            "", "/", "a/", "/a", "a//b", "..", "a/../b", ".put-1", "A", "a\\b", "a\0", "a b", "é", "%2e", "a+b", &long,
+            &deep,
+        ] {
             assert!(!is_object(bad), "{bad}");
         }
     }

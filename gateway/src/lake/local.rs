@@ -36,8 +36,8 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// Opens the store in the folder `root`, making it where it is not there, and removes what a crash left half
-    /// written. Blocks.
+    /// Opens the store in the folder `root`, making it where it is not there, removes what a crash left half written and
+    /// makes durable what it left in doubt. Takes as long as there was under way, not as there are objects. Blocks.
     ///
     /// # Errors
     /// What the disk says.

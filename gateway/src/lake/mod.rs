@@ -4,6 +4,7 @@
 //! `tables/<transfer>/manifest`, `quarantine/…` for what was found damaged. Objects are immutable. Which versions are
 //! visible is not known here: the state names a manifest and its digest, and all else is an orphan.
 
+mod doubt;
 mod error;
 pub mod filter;
 mod folder;

@@ -1,8 +1,9 @@
 //! Counting denials, so that nobody can fill the ledger with them.
 //!
 //! The first denial of an agent for a reason in a minute gets its leaf at once; its repeats become one count when the
-//! minute is over. What has no agent is counted, one leaf a minute. Over the quota, the reason or the agent is lost and
-//! the count is not.
+//! minute is over. So it is with peers that have no identity, all of them together, and with what is over the quota, where
+//! the reason or the agent is lost and the count is not. A process that is killed loses the counts of repeats of the running
+//! minute and nothing else: that there were denials, whose and why, is in the ledger already.
 
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::host::Timestamp;
@@ -22,10 +23,13 @@ const REASONS_PER_AGENT_MAX: usize = 8;
 const PAIRS_MAX: usize = 256;
 
 /// Summaries that wait to be taken. Two full minutes: whoever takes them comes once a minute.
-const DUE_MAX: usize = 2 * (PAIRS_MAX + 2);
+const DUE_MAX: usize = 2 * (PAIRS_MAX + 4);
 
 /// The reason that stands for those that a quota left no room for.
 const OTHER: &str = "other";
+
+/// The reason that stands for peers without an identity.
+const STRANGERS: &str = "unauthenticated";
 
 /// A leaf to be written about denials.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,7 +73,7 @@ impl Denials {
                 return first(reason);
             }
             self.others = self.others.saturating_add(1);
-            return None;
+            return (self.others == 1).then_some(Summary { at: now, agent: None, reason: OTHER, count: 1 });
         };
         let told_apart = reasons.contains_key(reason) || (room && reasons.len() < REASONS_PER_AGENT_MAX);
         let reason = if told_apart { reason } else { OTHER };
@@ -88,19 +92,28 @@ impl Denials {
         }
     }
 
-    /// Counts a refused handshake, or anything else of a peer without an identity.
+    /// Counts a refused handshake, or anything else of a peer without an identity. The first of a minute is due at once.
     pub fn unauthenticated(&mut self, now: Timestamp) {
         self.roll(now);
         self.unauthenticated = self.unauthenticated.saturating_add(1);
+        if self.unauthenticated == 1 {
+            self.push(Summary { at: now, agent: None, reason: STRANGERS, count: 1 });
+        }
     }
 
-    /// The counts of minutes that are over, to be written. Call it once a minute and when the gateway drains.
+    /// Takes back what was to be written and could not be; it is due again.
+    pub fn put_back(&mut self, summaries: Vec<Summary>) {
+        summaries.into_iter().for_each(|summary| self.push(summary));
+    }
+
+    /// What is to be written by now: the counts of minutes that are over, and firsts that have no leaf yet. Call it every
+    /// few seconds.
     pub fn take_due(&mut self, now: Timestamp) -> Vec<Summary> {
         self.roll(now);
         std::mem::take(&mut self.due)
     }
 
-    /// Ends the minute that is counted, whatever the time: for a drain.
+    /// What is due, and the count of the running minute: when the gateway ends.
     pub fn take_all(&mut self, now: Timestamp) -> Vec<Summary> {
         self.roll(now);
         self.end_minute();
@@ -126,8 +139,9 @@ impl Denials {
         }
         self.pairs_count = 0;
         let (others, unauthenticated) = (std::mem::take(&mut self.others), std::mem::take(&mut self.unauthenticated));
-        self.push(Summary { at, agent: None, reason: OTHER, count: others });
-        self.push(Summary { at, agent: None, reason: "unauthenticated", count: unauthenticated });
+        // Here, too, the first has its leaf.
+        self.push(Summary { at, agent: None, reason: OTHER, count: others.saturating_sub(1) });
+        self.push(Summary { at, agent: None, reason: STRANGERS, count: unauthenticated.saturating_sub(1) });
     }
 
     fn push(&mut self, summary: Summary) {
@@ -186,12 +200,37 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_identity_is_one_leaf_a_minute() {
+    fn what_has_no_identity_is_one_leaf_at_once_and_one_a_minute() {
         let mut denials = Denials::default();
-        (0..10_000).for_each(|ms| denials.unauthenticated(at(9, ms)));
-        let expected = Summary { at: at(9, 0), agent: None, reason: "unauthenticated", count: 10_000 };
-        assert_eq!(denials.take_due(at(10, 0)), [expected]);
+        (0..10_000).for_each(|ms| denials.unauthenticated(at(9, 5 + ms)));
+        let strangers = |at, count| Summary { at, agent: None, reason: STRANGERS, count };
+        assert_eq!(denials.take_due(at(9, 10_000)), [strangers(at(9, 5), 1)]);
+        denials.unauthenticated(at(9, 10_001));
+        assert_eq!(denials.take_due(at(9, 10_002)), []);
+        assert_eq!(denials.take_due(at(10, 0)), [strangers(at(9, 0), 10_000)]);
         assert_eq!(denials.take_due(at(11, 0)), []);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_due_again() {
+        let mut denials = Denials::default();
+        let first = denials.denied(at(5, 10), &agent(1), "suspended").unwrap();
+        denials.unauthenticated(at(5, 11));
+        let due = denials.take_due(at(5, 12));
+        assert_eq!(denials.take_due(at(5, 13)), []);
+        denials.put_back(vec![first.clone()]);
+        denials.put_back(due.clone());
+        assert_eq!(denials.take_due(at(5, 14)), [vec![first], due].concat());
+    }
+
+    #[test]
+    fn the_end_leaves_no_count_behind() {
+        let mut denials = Denials::default();
+        (0..5).for_each(|ms| drop(denials.denied(at(5, ms), &agent(1), "suspended")));
+        (0..3).for_each(|ms| denials.unauthenticated(at(5, ms)));
+        let left: Vec<_> = denials.take_all(at(5, 9)).into_iter().map(|s| (s.reason, s.count)).collect();
+        assert_eq!(left, [(STRANGERS, 1), ("suspended", 4), (STRANGERS, 2)]);
+        assert_eq!(denials.take_all(at(5, 9)), []);
     }
 
     #[test]

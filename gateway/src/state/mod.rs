@@ -8,7 +8,7 @@ mod memory;
 mod sqlite;
 
 pub use memory::{CommitFault, MemoryState};
-pub use sqlite::SqliteState;
+pub use sqlite::{SqliteState, write_again};
 
 use async_trait::async_trait;
 use lingqu_protocol::digest::Algorithm;

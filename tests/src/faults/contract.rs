@@ -1,6 +1,6 @@
 //! What every disk must do, real or fake. A fake that does not is no proof of anything.
 
-use lingqu_protocol::host::{Disk, DiskFile};
+use lingqu_protocol::host::{Disk, DiskFile, make_own_dir};
 use std::io;
 use std::path::Path;
 
@@ -12,6 +12,28 @@ pub fn disk(disk: &dyn Disk, root: &Path) {
     files(disk, &root.join("files"));
     names(disk, &root.join("names"));
     directories(disk, &root.join("directories"));
+    locks(disk, &root.join("locks"));
+}
+
+fn locks(disk: &dyn Disk, root: &Path) {
+    ok("make the folder", disk.create_dir_all(root));
+    let path = root.join("lock");
+    assert!(!ok("look at no lock", disk.is_locked(&path)));
+    let held = ok("lock", disk.lock(&path));
+    assert!(held.is_some(), "a free lock is taken");
+    assert!(ok("look at it", disk.is_locked(&path)));
+    assert!(ok("lock again", disk.lock(&path)).is_none(), "nobody else gets it");
+    drop(held);
+    assert!(!ok("look at it, given back", disk.is_locked(&path)));
+    let held = ok("lock what was given back", disk.lock(&path));
+    assert!(held.is_some());
+    ok("remove its file", disk.remove(&path));
+    let other = ok("lock the new file", disk.lock(&path));
+    assert!(other.is_some(), "what was removed locks nothing");
+    drop(held);
+    assert!(ok("look at the new one", disk.is_locked(&path)), "giving the old one back changes nothing");
+    drop(other);
+    refused("lock in a folder that is not", disk.lock(&root.join("none/lock")), io::ErrorKind::NotFound);
 }
 
 fn files(disk: &dyn Disk, root: &Path) {
@@ -74,6 +96,18 @@ fn directories(disk: &dyn Disk, root: &Path) {
     assert_eq!(listed, [("file".to_owned(), false, 5), ("two".to_owned(), true, 0)]);
     refused("list what is not", disk.read_dir(&root.join("none")), io::ErrorKind::NotFound);
     refused("sync a folder that is not", disk.sync_dir(&root.join("none")), io::ErrorKind::NotFound);
+
+    let kept = root.join("one");
+    refused("remove a folder that holds something", disk.remove_dir(&kept), io::ErrorKind::DirectoryNotEmpty);
+    refused("remove a folder that is not", disk.remove_dir(&root.join("none")), io::ErrorKind::NotFound);
+    ok("make an empty folder", disk.create_dir_all(&kept.join("empty")));
+    ok("remove an empty folder", disk.remove_dir(&kept.join("empty")));
+    refused("remove it again", disk.remove_dir(&kept.join("empty")), io::ErrorKind::NotFound);
+    ok("make an own folder", make_own_dir(disk, &kept.join("own/folder")));
+    ok("make it again, empty", make_own_dir(disk, &kept.join("own/folder")));
+    ok("leave one that is in use", make_own_dir(disk, &kept));
+    assert_eq!(content(disk, &kept.join("file")), b"12345");
+    ok("remove it", disk.remove_dir_all(&kept.join("own")));
 
     ok("move to another folder", disk.rename(&root.join("one/file"), &deep.join("file")));
     assert_eq!(content(disk, &deep.join("file")), b"12345");

@@ -7,7 +7,7 @@
 
 use super::machine::{DirNode, FileNode, Machine, NameChange, Node, ROOT, names};
 use super::rng::Rng;
-use lingqu_protocol::host::{DirEntry, Disk, DiskFile};
+use lingqu_protocol::host::{DirEntry, Disk, DiskFile, DiskLock};
 use std::collections::HashMap;
 use std::io;
 use std::path::Path;
@@ -35,6 +35,7 @@ impl FakeDisk {
             syncs: 0,
             fail_sync_at: None,
             lying: false,
+            locks: HashMap::new(),
             rng: Rng::new(seed),
         };
         Self { machine: Arc::new(Mutex::new(machine)), boot: 0 }
@@ -204,6 +205,17 @@ impl Disk for FakeDisk {
         })
     }
 
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.operation(|machine| {
+            let node = machine.find(path)?;
+            if !machine.dir(node)?.live.is_empty() {
+                return Err(io::ErrorKind::DirectoryNotEmpty.into());
+            }
+            let place = machine.place(path)?;
+            machine.change(NameChange { gone: Some(place), come: None })
+        })
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         self.operation(|machine| {
             let node = match machine.find(path) {
@@ -255,6 +267,54 @@ impl Disk for FakeDisk {
                 })
                 .collect())
         })
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn DiskLock>>> {
+        let boot = self.boot;
+        let node = self.operation(|machine| {
+            let node = match machine.find(path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let (dir, name) = machine.place(path)?;
+                    let node = machine.add(Node::File(FileNode::default()));
+                    machine.change(NameChange { gone: None, come: Some((dir, name, node)) })?;
+                    node
+                }
+                found => found?,
+            };
+            machine.file(node)?;
+            // One that an earlier boot held is free.
+            if machine.locks.get(&node) == Some(&boot) {
+                return Ok(None);
+            }
+            machine.locks.insert(node, boot);
+            Ok(Some(node))
+        })?;
+        Ok(node.map(|node| Box::new(FakeLock { disk: self.clone(), node }) as Box<dyn DiskLock>))
+    }
+
+    fn is_locked(&self, path: &Path) -> io::Result<bool> {
+        let boot = self.boot;
+        self.operation(|machine| match machine.find(path) {
+            Ok(node) => Ok(machine.locks.get(&node) == Some(&boot)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        })
+    }
+}
+
+struct FakeLock {
+    disk: FakeDisk,
+    node: u64,
+}
+
+impl DiskLock for FakeLock {}
+
+impl Drop for FakeLock {
+    fn drop(&mut self) {
+        let mut machine = self.disk.lock();
+        if machine.locks.get(&self.node) == Some(&self.disk.boot) {
+            machine.locks.remove(&self.node);
+        }
     }
 }
 

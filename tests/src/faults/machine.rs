@@ -67,6 +67,8 @@ pub(super) struct Machine {
     pub(super) syncs: u64,
     pub(super) fail_sync_at: Option<u64>,
     pub(super) lying: bool,
+    /// Which files are locked, and by which boot.
+    pub(super) locks: HashMap<u64, u64>,
     pub(super) rng: Rng,
 }
 

@@ -1,5 +1,6 @@
 //! The ledger of a gateway that ran: whoever changes one record of it is found, by the place that was changed.
 
+use lingqu_protocol::leaf::{Leaf, LeafKind};
 use lingqu_tests::world::{World, seeded_bytes, text};
 use serde_json::Value;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -39,6 +40,41 @@ fn leaves(file: &Path) -> u64 {
         let row = sqlx::query("SELECT count(*) FROM leaves").fetch_one(&mut state).await.unwrap();
         row.get::<i64, _>(0) as u64
     })
+}
+
+/// Refusals of known agents, as the ledger counts them: how many leaves, and how many in all.
+fn refusals(file: &Path) -> (usize, u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let leaves: Vec<Leaf> = runtime.block_on(async {
+        let mut state = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(file)).await.unwrap();
+        let rows = sqlx::query("SELECT bytes FROM leaves").fetch_all(&mut state).await.unwrap();
+        rows.iter().map(|row| Leaf::decode(&row.get::<Vec<u8>, _>(0)).unwrap()).collect()
+    });
+    let ours = leaves.iter().filter(|leaf| leaf.kind == LeafKind::Denied && leaf.agent.is_some());
+    let counts: Vec<u64> = ours.map(|leaf| leaf.count.unwrap()).collect();
+    (counts.len(), counts.iter().sum())
+}
+
+#[test]
+fn a_refusal_is_in_the_ledger_though_the_gateway_is_killed_at_once_and_a_clean_end_keeps_the_count() {
+    let mut world = World::new();
+    let refuse = |world: &World| {
+        for _ in 0..3 {
+            world.requester.agent.run(["pull", &world.table.entry, "--columns", "note", "--out", "-"]).fails(3);
+        }
+    };
+    refuse(&world);
+    world.gateway.kill();
+    let (leaves, counted) = refusals(&world.gateway.state_file());
+    assert!(leaves >= 1 && counted <= 3, "{leaves} leaves, {counted} refusals");
+    world.gateway.start();
+    refuse(&world);
+    assert_eq!(world.gateway.terminate().code, Some(0));
+    assert_eq!(
+        refusals(&world.gateway.state_file()).1,
+        counted + 3,
+        "the running minute is counted when the gateway ends"
+    );
 }
 
 fn verify(world: &World) -> Value {

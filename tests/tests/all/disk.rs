@@ -104,3 +104,31 @@ fn room_runs_out_and_comes_back_and_old_handles_die() {
     assert_eq!(content(&after), Some(b"0123456789".to_vec()));
     assert!(disk.read_dir(Path::new("/")).is_err(), "a handle from before the crash is dead");
 }
+
+#[test]
+fn a_log_whose_sync_failed_is_durable_before_it_counts() {
+    for seed in 0..40 {
+        let disk = FakeDisk::new(1 << 20, seed);
+        let log = Path::new("/log");
+        let file = disk.create(log).unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        file.write_all_at(&[1; 5000], 0).unwrap();
+        file.sync().unwrap();
+        file.write_all_at(&[2; 3000], 5000).unwrap();
+        disk.fail_sync_after(0);
+        file.sync().unwrap_err();
+        // The process dies and the system lives: the next one reads all of it.
+        let disk = disk.restart();
+        assert_eq!(disk.open(log).unwrap().len().unwrap(), 8000);
+        if seed % 2 == 0 {
+            disk.power_off_after(seed % 8);
+        }
+        let done = lingqu_gateway::state::write_again(&disk, log).is_ok();
+        let disk = disk.crash(seed);
+        let after = disk.open(log).unwrap();
+        let mut kept = vec![0; after.len().unwrap() as usize];
+        after.read_exact_at(&mut kept, 0).unwrap();
+        assert!(kept.get(..5000) == Some(&[1; 5000]), "seed {seed}: what was durable stays");
+        assert!(!done || kept.get(5000..) == Some(&[2; 3000]), "seed {seed}: what is read is durable");
+    }
+}

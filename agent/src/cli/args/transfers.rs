@@ -183,11 +183,11 @@ pub struct PullArgs {
 /// `transfer …`.
 #[derive(Debug, Subcommand)]
 pub enum TransferCommand {
-    /// List the transfers of the outbox.
+    /// List the transfers of the outbox. Those that failed are kept for 30 days after they ended.
     List,
     /// Show one transfer.
     Show(TransferArgs),
-    /// Go on with a transfer that was cut or queued.
+    /// Go on with a transfer that was cut, queued or failed.
     Resume(TransferArgs),
     /// Give a transfer up: what the gateway holds of it is removed.
     Cancel(TransferArgs),

@@ -3,19 +3,23 @@
 //! Write-ahead log with `synchronous = FULL`: a commit is durable when SQLite says so, and readers never wait for it.
 
 mod error;
+mod log;
 mod read;
 mod write;
+
+pub use log::write_again;
 
 use super::{Change, Committed, Filter, Head, Kind, LEDGER_ALGORITHM, LIST_MAX, Record, State, StateError, StoredLeaf};
 use async_trait::async_trait;
 use error::failed;
+use lingqu_certs::os::OsDisk;
 use lingqu_protocol::merkle::{Hash, Node, empty_root};
 use sqlx::SqlSafeStr;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -52,7 +56,13 @@ impl SqliteState {
     /// # Errors
     /// [`StateError::NewerSchema`], [`StateError::OldSqlite`], and the storage's.
     pub async fn open(path: &Path) -> Result<Self, StateError> {
-        create_private(path).map_err(|e| StateError::Storage(format!("{}: {e}", path.display())))?;
+        let log = log_of(path);
+        if fs::metadata(&log).map_or(0, |there| there.len()) == 0 {
+            create_private(path).map_err(|e| StateError::Storage(format!("{}: {e}", path.display())))?;
+        }
+        // SQLite would make the log itself, and does not look whether its name became durable.
+        create_private(&log).map_err(|e| StateError::Storage(format!("{}: {e}", log.display())))?;
+        write_again(&OsDisk, &log).map_err(|e| StateError::Storage(format!("{}: {e}", log.display())))?;
         let options = SqliteConnectOptions::new()
             .filename(path)
             .journal_mode(SqliteJournalMode::Wal)
@@ -138,16 +148,27 @@ impl State for SqliteState {
     }
 }
 
-/// Makes the file where there is none. SQLite gives its side files the mode of this one.
+/// Where SQLite keeps what was committed and is not in the file yet.
+fn log_of(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+/// Makes the file where there is none. SQLite gives its side files the mode of this one. An empty one is made anew: it may
+/// be what a failed sync of its name left, and asking again would prove nothing.
 fn create_private(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(there) if there.len() > 0 => return Ok(()),
+        Ok(_) => fs::remove_file(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let mut options = fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(path) {
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        made => made?.sync_all()?,
-    }
+    options.open(path)?.sync_all()?;
     // The name must be as durable as what is written under it.
     #[cfg(unix)]
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty()) {

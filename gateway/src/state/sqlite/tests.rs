@@ -67,6 +67,28 @@ async fn nobody_else_may_read_its_files() {
 }
 
 #[tokio::test]
+async fn what_a_killed_process_left_in_the_log_is_there() {
+    let (folder, path) = new_path();
+    let state = SqliteState::open(&path).await.unwrap();
+    state.commit(change("a", Expect::Any)).await.unwrap();
+    // The files as a kill leaves them.
+    let killed = folder.path().join("killed");
+    fs::create_dir(&killed).unwrap();
+    for name in ["state.db", "state.db-wal"] {
+        fs::copy(folder.path().join(name), killed.join(name)).unwrap();
+    }
+    assert!(fs::metadata(killed.join("state.db-wal")).unwrap().len() > 0);
+    let again = SqliteState::open(&killed.join("state.db")).await.unwrap();
+    assert_eq!(again.head().await.unwrap(), state.head().await.unwrap());
+    again.commit(change("b", Expect::Any)).await.unwrap();
+    // A name without content is made anew, before anything is written under it.
+    let empty = folder.path().join("empty.db");
+    fs::write(&empty, b"").unwrap();
+    fs::write(folder.path().join("empty.db-wal"), b"").unwrap();
+    SqliteState::open(&empty).await.unwrap().commit(change("c", Expect::Any)).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_left_alone() {
     let (_folder, path) = new_path();
     SqliteState::open(&path).await.unwrap().close().await;
