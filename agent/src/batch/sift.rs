@@ -129,17 +129,17 @@ impl<'a> Sieve<'a> {
             return Ok(());
         }
         let spec = self.spec;
+        // Rows that stay behind already were told why; a cell that could not be read is null here.
+        let told = found.bad.clone();
         let outcome = self.rules.run_on(batch, |rule, row| {
-            let Some(rule) = spec.quality.get(rule) else { return };
+            let Some(rule) = spec.quality.get(rule).filter(|_| !told.get(row).copied().unwrap_or(false)) else {
+                return;
+            };
             let outcome = match rule.on_failure {
                 OnFailure::Reject => Outcome::Rejected,
                 OnFailure::Mark => Outcome::Marked,
                 OnFailure::Count => return,
             };
-            // A cell that could not be read is null here, and was told as that.
-            if outcome == Outcome::Marked && found.has(row) {
-                return;
-            }
             let column = rule.columns.first().copied().unwrap_or(0);
             let name = spec.items.get(column).map_or("", |item| &item.name);
             let value = batch.columns().get(column).map(|c| display(c, row)).unwrap_or_default();
