@@ -1,12 +1,15 @@
 """Reads what the gateway gave back with somebody else's program (pyarrow) and compares it with the source.
 
-Arguments: SOURCE.parquet, PULLED.parquet, PULLED_FROM_CSV.parquet, REGION.parquet, REGION.csv, REGION.arrow, region.
+Arguments: SOURCE.parquet, PULLED.parquet, PULLED_FROM_CSV.parquet, REGION.parquet, REGION.csv, REGION.arrow, REGION.jsonl,
+REGION.xlsx (read by openpyxl), REGION.gb.csv (GB18030), region.
 Prints one JSON document; ends with 1 and a sentence where something differs.
 """
 
+import decimal
 import json
 import sys
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -39,7 +42,8 @@ def ordered(table):
     return table.select(COLUMNS).sort_by([(name, "ascending") for name in COLUMNS]).combine_chunks()
 
 
-source_path, whole, whole_from_csv, region_parquet, region_csv, region_arrow, region = sys.argv[1:]
+(source_path, whole, whole_from_csv, region_parquet, region_csv, region_arrow, region_jsonl, region_xlsx, region_gb,
+ region) = sys.argv[1:]
 source = pq.read_table(source_path)
 expected = sums(source)
 for path in (whole, whole_from_csv):
@@ -53,11 +57,35 @@ check(wanted.num_rows > 0, f"the source has no row of {region}")
 types = {name: wanted.schema.field(name).type for name in COLUMNS}
 with pa.memory_map(region_arrow) as file:
     arrow = pa.ipc.open_file(file).read_all()
+
+
+def of_rows(rows):
+    """Rows of plain Python values, a decimal being text or a number of at most 15 digits."""
+    scale = types["l_extendedprice"].scale
+    price = lambda value: decimal.Decimal(str(value)).quantize(decimal.Decimal(1).scaleb(-scale))
+    columns = {
+        "l_orderkey": [int(row["l_orderkey"]) for row in rows],
+        "l_extendedprice": [price(row["l_extendedprice"]) for row in rows],
+        "region": [row["region"] for row in rows],
+    }
+    return pa.table({name: pa.array(columns[name], types[name]) for name in COLUMNS})
+
+
+def of_sheet(path):
+    rows = openpyxl.load_workbook(path, read_only=True).active.iter_rows(values_only=True)
+    names = next(rows)
+    return of_rows([dict(zip(names, row)) for row in rows])
+
+
+gb = pyarrow.csv.ReadOptions(encoding="gb18030")
 options = pyarrow.csv.ConvertOptions(column_types=types)
 for path, pulled in (
     (region_parquet, pq.read_table(region_parquet)),
     (region_csv, pyarrow.csv.read_csv(region_csv, convert_options=options)),
     (region_arrow, arrow),
+    (region_jsonl, of_rows([json.loads(line) for line in open(region_jsonl, encoding="utf-8")])),
+    (region_xlsx, of_sheet(region_xlsx)),
+    (region_gb, pyarrow.csv.read_csv(region_gb, read_options=gb, convert_options=options)),
 ):
     check(sorted(pulled.column_names) == sorted(COLUMNS), f"columns of {path}: {pulled.column_names}")
     pulled = ordered(pulled).cast(wanted.schema)

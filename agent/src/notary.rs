@@ -109,6 +109,7 @@ mod tests {
             rows: None,
             rows_read: None,
             rows_rejected: None,
+            quality: vec![],
             bytes_root: Digest::blake3(b"abc"),
             rows_digest: None,
             files: vec![],

@@ -1,5 +1,5 @@
-//! An outside check: lineitem goes through the gateway as Parquet and as CSV, and pyarrow, which shares no code with the
-//! programs, compares what comes back with the source.
+//! An outside check: lineitem goes through the gateway as Parquet and as CSV, and pyarrow and openpyxl, which share no code with
+//! the programs, compare what comes back with the source.
 
 use crate::error::{BenchError, check};
 use crate::lineitem::{self, Format};
@@ -22,7 +22,7 @@ const FROM_CSV: &str = "300003/000002";
 /// Runs it in `dir` at TPC-H's `scale` and gives what pyarrow said.
 ///
 /// # Errors
-/// When something differs, a program fails, or Python has no pyarrow.
+/// When something differs, a program fails, or Python has no pyarrow or openpyxl.
 pub fn run(dir: &Path, scale: f64) -> Result<Value, BenchError> {
     let trade = Trade::open(dir, Programs::find()?)?;
     let parquet = lineitem::write(&dir.join("parquet"), scale, Format::Parquet)?;
@@ -49,10 +49,18 @@ pub fn run(dir: &Path, scale: f64) -> Result<Value, BenchError> {
         trade.world.agent(&trade.requester, ["pull", code, "--out"]).arg(&out).run(0)?;
         pulled.push(out);
     }
-    for end in ["parquet", "csv", "arrow"] {
+    let plain: &[&str] = &[];
+    for (end, more) in [
+        ("parquet", plain),
+        ("csv", plain),
+        ("arrow", plain),
+        ("jsonl", plain),
+        ("xlsx", plain),
+        ("gb.csv", &["--encoding", "gb18030"]),
+    ] {
         let out = dir.join(format!("region.{end}"));
         let pull = trade.world.agent(&trade.requester, ["pull", FROM_PARQUET, "--region", REGION]);
-        pull.args(["--columns", "l_orderkey,l_extendedprice,region", "--out"]).arg(&out).run(0)?;
+        pull.args(more).args(["--columns", "l_orderkey,l_extendedprice,region", "--out"]).arg(&out).run(0)?;
         pulled.push(out);
     }
     trade.close()?;

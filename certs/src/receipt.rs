@@ -89,6 +89,7 @@ mod tests {
             rows: Some(1),
             rows_read: None,
             rows_rejected: None,
+            quality: vec![],
             bytes_root: Digest::blake3(b"abc"),
             rows_digest: None,
             files: vec![],

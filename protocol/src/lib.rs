@@ -24,6 +24,7 @@ pub mod misuse;
 pub mod name;
 pub mod plan;
 pub mod predicate;
+pub mod quality;
 pub mod receipt;
 pub mod region;
 pub mod rows;

@@ -4,12 +4,14 @@
 use super::cells::why;
 use super::{Lines, Piece, SHOWN_CHARS};
 use crate::error::{AgentError, Text, Told};
-use arrow::array::{Array, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use lingqu_protocol::columns::arrow_schema;
-use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::entry::{EntrySpec, OnFailure, QualityRule};
+use lingqu_protocol::quality::RowRules;
 use lingqu_protocol::region::RegionTable;
 use std::collections::HashSet;
 
@@ -66,6 +68,7 @@ pub struct Sieve<'a> {
     spec: &'a EntrySpec,
     schema: SchemaRef,
     regions: HashSet<String>,
+    rules: RowRules,
 }
 
 impl std::fmt::Debug for Sieve<'_> {
@@ -76,8 +79,13 @@ impl std::fmt::Debug for Sieve<'_> {
 
 impl<'a> Sieve<'a> {
     /// For rows of an entry.
-    pub fn new(spec: &'a EntrySpec) -> Self {
-        Self { spec, schema: arrow_schema(spec), regions: HashSet::new() }
+    ///
+    /// # Errors
+    /// A pattern that does not compile, which an entry that was parsed does not have.
+    pub fn new(spec: &'a EntrySpec) -> Result<Self, AgentError> {
+        let rules = RowRules::new(spec)
+            .map_err(|e| AgentError::Machine(Told::new("quality", e.clone(), format!("质量规则无法执行：{e}"))))?;
+        Ok(Self { spec, schema: arrow_schema(spec), regions: HashSet::new(), rules })
     }
 
     /// Sifts a piece of a file.
@@ -105,6 +113,7 @@ impl<'a> Sieve<'a> {
             }
         }
         self.regions(&batch, &lines, &mut found);
+        self.quality(&batch, &lines, &mut found)?;
         let batch = if found.any { keep(&batch, &found.bad)? } else { batch };
         let rejected = found.bad.iter().filter(|bad| **bad).count() as u64;
         found.cells.sort_by_key(|(row, _)| *row);
@@ -112,6 +121,31 @@ impl<'a> Sieve<'a> {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &options);
         Ok(Sifted { batch: batch.map_err(ours)?, rejected, cells })
+    }
+
+    /// The entry's quality rules that one row is enough for. The gateway runs them itself; here they name their rows.
+    fn quality(&mut self, batch: &RecordBatch, lines: &Lines, found: &mut Found) -> Result<(), AgentError> {
+        if self.rules.is_empty() {
+            return Ok(());
+        }
+        let spec = self.spec;
+        // Rows that stay behind already were told why; a cell that could not be read is null here.
+        let told = found.bad.clone();
+        let outcome = self.rules.run_on(batch, |rule, row| {
+            let Some(rule) = spec.quality.get(rule).filter(|_| !told.get(row).copied().unwrap_or(false)) else {
+                return;
+            };
+            let outcome = match rule.on_failure {
+                OnFailure::Reject => Outcome::Rejected,
+                OnFailure::Mark => Outcome::Marked,
+                OnFailure::Count => return,
+            };
+            let column = rule.columns.first().copied().unwrap_or(0);
+            let name = spec.items.get(column).map_or("", |item| &item.name);
+            let value = batch.columns().get(column).map(|c| display(c, row)).unwrap_or_default();
+            found.add(row, lines.of(row), name, value, broken_rule(rule), outcome);
+        });
+        outcome.map_err(|e| AgentError::Machine(Told::new("rows", e.to_string(), format!("内部错误：{e}"))))
     }
 
     fn regions(&mut self, batch: &RecordBatch, lines: &Lines, found: &mut Found) {
@@ -164,6 +198,18 @@ impl Found {
 fn keep(batch: &RecordBatch, bad: &[bool]) -> Result<RecordBatch, AgentError> {
     let good = BooleanBuffer::collect_bool(bad.len(), |row| !bad.get(row).copied().unwrap_or(false));
     filter_record_batch(batch, &BooleanArray::new(good, None)).map_err(ours)
+}
+
+fn broken_rule(rule: &QualityRule) -> Text {
+    let (name, word) = (&rule.name, rule.check.word());
+    Text::new(format!("quality rule {name:?} ({word}) is not met"), format!("不符合质量规则 {name:?}（{word}）"))
+}
+
+/// A value as text.
+fn display(column: &ArrayRef, row: usize) -> String {
+    let options = FormatOptions::default();
+    let formatted = ArrayFormatter::try_new(column.as_ref(), &options).map(|f| f.value(row).to_string());
+    formatted.unwrap_or_default().chars().take(SHOWN_CHARS).collect()
 }
 
 fn ours(error: arrow::error::ArrowError) -> AgentError {

@@ -58,7 +58,7 @@ fn rows_of(path: &Path) -> Result<RecordBatch, AgentError> {
 
 fn rows_with(path: &Path, spec: &EntrySpec, options: &ReadOptions) -> Result<RecordBatch, AgentError> {
     let mut batches = Vec::new();
-    let mut sieve = Sieve::new(spec);
+    let mut sieve = Sieve::new(spec)?;
     let mut tally = Tally::new(&OsDisk, &RejectOptions::default(), false)?;
     read(&OsDisk, path, spec, options, &mut |piece| {
         let sifted = sieve.sift(piece)?;

@@ -20,6 +20,7 @@ use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::{Disk, Timestamp};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::predicate::Predicate;
+use lingqu_protocol::receipt::Receipt;
 use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::wire::{CancelTransfer, reply, request};
 use serde_json::{Value, json};
@@ -250,7 +251,7 @@ async fn run(
     }
     let done = transfer_data(desk, &record).await;
     desk.link.goodbye().await;
-    let said = match done {
+    let mut said = match done {
         Ok(said) => said,
         // What may pass stays as it is: interrupted, to be resumed.
         Err(error) if error.is_transient() => return Err(error),
@@ -261,9 +262,15 @@ async fn run(
             return Err(error);
         }
     };
+    let receipt = outbox.receipt(record.id)?.unwrap_or_default();
     if let Some(copy) = copy_receipt {
-        let receipt = outbox.receipt(record.id)?.unwrap_or_default();
         write_output(copy, &receipt)?;
+    }
+    // What the quality rules found, as the receipt says it.
+    if let (Ok(Receipt { statement, .. }), Some(fields)) = (Receipt::from_json(&receipt), said.as_object_mut())
+        && !statement.quality.is_empty()
+    {
+        fields.insert("quality".into(), json!(statement.quality));
     }
     if keep {
         outbox.set(hold, &mut record, State::Done)?;

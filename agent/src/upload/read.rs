@@ -134,7 +134,7 @@ impl<'a> Reading<'a> {
         let encoder = ipc::Encoder::new(arrow_schema(spec)).map_err(|e| machine(&e))?;
         let mut frames = Frames { encoder, out, root: blake3::Hasher::new(), bytes: 0, wanted: true };
         frames.schema()?;
-        Ok(Self { spec, sieve: Sieve::new(spec), frames, digest: RowsDigest::new(spec) })
+        Ok(Self { spec, sieve: Sieve::new(spec)?, frames, digest: RowsDigest::new(spec) })
     }
 
     /// Whether more files are wanted.

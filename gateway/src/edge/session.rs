@@ -54,6 +54,18 @@ pub struct Services {
     pub connections: AtomicU64,
 }
 
+/// Adds what is known of an entry's latest version, for those who know of its texts too: its provider and the authority.
+async fn with_latest(flow: &Flow, page: &mut Page) -> Result<(), FlowError> {
+    for (id, json) in &mut page.records {
+        if let (Ok(entry), Some(fields)) = (id.parse(), json.as_object_mut())
+            && fields.contains_key("latest")
+        {
+            fields.insert("latest_version".into(), flow.latest_version(entry).await?.into());
+        }
+    }
+    Ok(())
+}
+
 impl Services {
     fn certificate(&self, certified: Certified) -> wire::Certificate {
         let identity = self.registry.identity();
@@ -331,7 +343,13 @@ async fn perform_for_agent<C: Channel>(
         Ask::Read(read) => {
             let records: Records = match read.kind.as_str() {
                 "transfer" => flow.transfers(peer, &read.id, &read.after).await?,
-                kind => records(registry.read(&peer.agent, kind, &read.id, &read.after).await?),
+                kind => {
+                    let mut page = registry.read(&peer.agent, kind, &read.id, &read.after).await?;
+                    if kind == "catalogue" && !read.id.is_empty() {
+                        with_latest(flow, &mut page).await?;
+                    }
+                    records(page)
+                }
             };
             wires.reply(wire::reply::Reply::Records(records)).await
         }

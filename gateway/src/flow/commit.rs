@@ -95,6 +95,8 @@ impl Committing {
     /// A version that was delivered whole.
     pub fn delivery(peer: &Peer, transfer: TransferId, version: &VersionRow, delivered: Delivered) -> Self {
         let number = Some(version.number);
+        // Whoever gets a version gets with it what is known of its quality.
+        let delivered = Delivered { quality: version.quality.clone(), ..delivered };
         Self { peer: peer.clone(), transfer, kind: version.kind, version: number, delivered, manifest: None }
     }
 }
@@ -200,6 +202,7 @@ impl Flow {
                 rows: done.delivered.rows,
                 rows_read: done.delivered.read_rejected.map(|(read, _)| read),
                 rows_rejected: done.delivered.read_rejected.map(|(_, rejected)| rejected),
+                quality: done.delivered.quality.clone(),
                 bytes_root: root(&done.delivered)?,
                 rows_digest: done.delivered.rows_digest,
                 committed_at: self.now().0,
@@ -283,6 +286,7 @@ impl Flow {
             rows: is_table.then_some(row.rows),
             rows_read: done.delivered.read_rejected.map(|(read, _)| read),
             rows_rejected: done.delivered.read_rejected.map(|(_, rejected)| rejected),
+            quality: done.delivered.quality.clone(),
             bytes_root: root(&done.delivered)?,
             rows_digest: row.rows_digest,
             files: if lists { done.delivered.listing.clone() } else { Vec::<ReceiptFile>::new() },

@@ -34,6 +34,9 @@ const RUNS_ENCODED: usize = 1;
 /// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
 const MEMORY_WAIT: Duration = Duration::from_secs(120);
 
+/// How long a push waits while the rules of others are run: the longest take minutes.
+const QUALITY_WAIT: Duration = Duration::from_secs(600);
+
 /// A transfer that was begun this long ago and never ended is not resumed any more: its agent kept its outbox for a month.
 const RESUME_MS_MAX: i64 = 30 * 24 * 3600 * 1000;
 
@@ -77,6 +80,7 @@ pub struct Flow {
     segments: SegmentStore,
     segment_memory: Arc<Semaphore>,
     writers: WriterBudget,
+    quality_memory: Arc<Semaphore>,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
     denials: Mutex<Denials>,
 }
@@ -107,6 +111,7 @@ impl Flow {
             parts,
             segment_memory: Arc::new(Semaphore::new(SEGMENTS_IN_MEMORY)),
             writers: WriterBudget::new(RUNS_IN_MEMORY, RUNS_ENCODED),
+            quality_memory: Arc::new(Semaphore::new(1)),
             claims: Arc::default(),
             denials: Mutex::new(Denials::default()),
         }
@@ -378,6 +383,35 @@ impl Flow {
     /// The lake's.
     pub async fn discard_table(&self, transfer: TransferId) -> Result<(), FlowError> {
         Ok(self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?)
+    }
+
+    /// Leave to hold what quality rules hold, which one push has at a time.
+    ///
+    /// # Errors
+    /// [`FlowError::Busy`] where others hold it for too long.
+    pub async fn quality_memory(&self) -> Result<OwnedSemaphorePermit, FlowError> {
+        let permit = tokio::time::timeout(QUALITY_WAIT, self.quality_memory.clone().acquire_owned()).await;
+        permit.map_err(|_| FlowError::Busy)?.map_err(|e| FlowError::Machine(e.to_string()))
+    }
+
+    /// What the latest version of an entry of rows came to, for those who know of its versions.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn latest_version(&self, entry: EntryId) -> Result<Option<serde_json::Value>, FlowError> {
+        let Some(number) = self.latest(entry).await? else { return Ok(None) };
+        let version = self.version(entry, number).await?;
+        Ok(Some(serde_json::json!({
+            "number": version.number,
+            "transfer": version.transfer,
+            "committed_at": Timestamp(version.committed_at).to_rfc3339(),
+            "rows": version.rows,
+            "files": version.files,
+            "bytes": version.bytes,
+            "rows_read": version.rows_read,
+            "rows_rejected": version.rows_rejected,
+            "quality": version.quality,
+        })))
     }
 
     /// What all writers of rows share.

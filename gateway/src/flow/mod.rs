@@ -11,6 +11,7 @@ pub mod pseudonym;
 pub mod pull;
 pub mod push_batch;
 pub mod push_files;
+pub mod quality;
 pub mod receive;
 pub mod record;
 pub mod serve_files;

@@ -9,6 +9,7 @@ use super::{Flow, Opened, serve_files, serve_table};
 use crate::gate::{Peer, Permit, PullPermit};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::quality::QualityResult;
 use lingqu_protocol::receipt::{DataKind, Direction, ReceiptFile};
 use lingqu_protocol::session::SessionError;
 use lingqu_protocol::stream::Channel;
@@ -28,6 +29,8 @@ pub struct Delivered {
     pub rows: u64,
     /// Rows that the sender says it read and left behind, where it counted them.
     pub read_rejected: Option<(u64, u64)>,
+    /// What the quality rules found in the version.
+    pub quality: Vec<QualityResult>,
     /// Digest over the bytes.
     pub bytes_root: Option<Digest>,
     /// Digest over the rows.

@@ -75,8 +75,11 @@ pub async fn push_batch<C: Channel>(
     flow.failpoint("push.before_manifest");
     let onto = before.as_ref().and_then(|b| b.manifest.as_ref());
     let (manifest, digest) = taken.writer.finish(onto).await?;
+    let manifest = Arc::new(manifest);
     confirm(&taken.end, &manifest, onto.map_or(0, |old| old.parts.len()))?;
+    let quality = super::quality::judge(flow, &permit, &manifest).await?;
     let delivered = Delivered {
+        quality,
         bytes: manifest.bytes(),
         rows: manifest.rows(),
         bytes_root: Some(manifest.root()),

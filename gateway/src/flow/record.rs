@@ -6,6 +6,7 @@ use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId, TransferId};
+use lingqu_protocol::quality::QualityResult;
 use lingqu_protocol::receipt::{DataKind, Direction};
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +94,9 @@ pub struct VersionRow {
     /// Rows that the sender says it left behind.
     #[serde(default)]
     pub rows_rejected: Option<u64>,
+    /// What the quality rules of its entry found in it.
+    #[serde(default)]
+    pub quality: Vec<QualityResult>,
     /// Digest over its bytes.
     pub bytes_root: Digest,
     /// Digest over its rows.

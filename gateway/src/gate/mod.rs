@@ -29,6 +29,7 @@ pub use waits::Wait;
 
 use health::Freshness;
 use leash::LeashBook;
+use lingqu_protocol::entry::{Check, QualityRule, SharingClass};
 use lingqu_protocol::host::Clock;
 use quota::QuotaBook;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -168,8 +169,10 @@ impl Gate {
     pub fn push(&self, peer: &Peer, entry: &str) -> Result<PushPermit, Denied> {
         let allowed = decide::push(&self.snapshot(), peer, entry, self.judging()?)?;
         let leash = self.leashes.attach(permit::tags_of_push(peer, &allowed), None, self.clock.monotonic());
-        decide::push(&self.snapshot(), peer, entry, self.judging()?)?;
-        Ok(PushPermit::new(allowed, leash))
+        let snapshot = self.snapshot();
+        decide::push(&snapshot, peer, entry, self.judging()?)?;
+        let referenced = referenced(&snapshot, &allowed.entry);
+        Ok(PushPermit::new(allowed, leash, referenced))
     }
 
     /// Judges whether an agent may speak at all: on each connection and for each request that moves no data.
@@ -192,6 +195,19 @@ impl Gate {
     fn judging(&self) -> Result<Now, Denied> {
         self.closed().map_or_else(|| Ok(self.now()), |why| Err(Denied::Closed(why)))
     }
+}
+
+/// The entries that the quality rules of an entry refer to, rule by rule. A rule says of each value whether the other entry
+/// has it, so it may refer only to entries of the same provider, and to those that everybody may have.
+fn referenced(snapshot: &Snapshot, entry: &EntryView) -> Vec<Option<Arc<EntryView>>> {
+    let open = |other: &&Arc<EntryView>| {
+        other.published && (other.provider == entry.provider || other.spec.sharing_class == SharingClass::Unconditional)
+    };
+    let find = |rule: &QualityRule| match &rule.check {
+        Check::Reference { entry, .. } => snapshot.find_entry(&entry.to_string()).filter(open).cloned(),
+        _ => None,
+    };
+    entry.spec.quality.iter().map(find).collect()
 }
 
 #[cfg(test)]

@@ -82,11 +82,18 @@ impl Permit for PullPermit {
 pub struct PushPermit {
     allowed: AllowedPush,
     leash: Leash,
+    referenced: Vec<Option<Arc<EntryView>>>,
 }
 
 impl PushPermit {
-    pub(super) fn new(allowed: AllowedPush, leash: Leash) -> Self {
-        Self { allowed, leash }
+    /// `referenced` are the entries that the quality rules of the entry refer to, rule by rule.
+    pub(super) fn new(allowed: AllowedPush, leash: Leash, referenced: Vec<Option<Arc<EntryView>>>) -> Self {
+        Self { allowed, leash, referenced }
+    }
+
+    /// The entry that a quality rule refers to, by the rule's place; none where there is none that it may refer to.
+    pub fn referenced(&self, rule: usize) -> Option<&Arc<EntryView>> {
+        self.referenced.get(rule)?.as_ref()
     }
 }
 

@@ -67,6 +67,7 @@ fn statement(transfer: u128) -> Statement {
         rows: Some(2),
         rows_read: None,
         rows_rejected: None,
+        quality: vec![],
         bytes_root: Digest::blake3(b"x"),
         rows_digest: Some(Digest::blake3(b"y")),
         files: vec![],

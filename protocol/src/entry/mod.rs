@@ -3,9 +3,14 @@
 //! The file travels verbatim inside a signed document and is read here by both programs; there is no second form.
 
 mod paths;
+mod quality;
 mod terms;
 
 pub use paths::{NAME_PARTS_MAX, above, is_at_or_below};
+pub use quality::{
+    Bound, Check, OnFailure, PATTERN_BYTES_MAX, PATTERN_CHARS_MAX, QualityRule, RULES_MAX, Referenced, SET_RULES_MAX,
+    UNIQUE_COLUMNS_MAX, compiled,
+};
 pub use terms::{
     BadEntryCode, BadItemType, BasisKind, DECIMAL_DIGITS_MAX, EntryCode, EntryFormat, Grade, ItemType, SharingClass,
     SharingMethod, UpdateFrequency,
@@ -81,6 +86,8 @@ pub struct EntrySpec {
     pub grade: Grade,
     /// Columns of a table in their order; empty for files.
     pub items: Vec<DataItem>,
+    /// 质量规则 of a table's values (article 18).
+    pub quality: Vec<QualityRule>,
 }
 
 impl EntrySpec {
@@ -101,8 +108,11 @@ impl EntrySpec {
         let (items, region_column) = match format {
             EntryFormat::Table => table_items(at, &raw, grade)?,
             EntryFormat::File => {
-                let keys =
-                    [("items", raw.items.as_ref().map(Spanned::span)), ("region_column", span_of(&raw.region_column))];
+                let keys = [
+                    ("items", raw.items.as_ref().map(Spanned::span)),
+                    ("region_column", span_of(&raw.region_column)),
+                    ("quality", raw.quality.as_ref().map(Spanned::span)),
+                ];
                 refuse(at, keys, "an entry of files has none: remove it, or set format = \"table\"")?;
                 (Vec::new(), None)
             }
@@ -112,6 +122,7 @@ impl EntrySpec {
             .as_ref()
             .map(|code| code.get_ref().parse().map_err(|e: BadEntryCode| at.error(code.span(), "code", e.to_string())));
         let terms = terms(at, &raw)?;
+        let quality = raw.quality.as_ref().map(|rules| quality::rules(at, rules, &items)).transpose()?;
         Ok(Self {
             name: at.text("name", &raw.name, NAME_CHARS_MAX)?,
             code: code.transpose()?,
@@ -126,6 +137,7 @@ impl EntrySpec {
             region_column,
             grade,
             items,
+            quality: quality.unwrap_or_default(),
         })
     }
 
@@ -174,6 +186,7 @@ struct RawEntry {
     state_secret: Option<Spanned<bool>>,
     work_secret: Option<Spanned<bool>>,
     items: Option<Spanned<Vec<RawItem>>>,
+    quality: Option<Spanned<Vec<quality::RawRule>>>,
 }
 
 #[derive(Deserialize)]

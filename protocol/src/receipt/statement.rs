@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::host::Timestamp;
 use crate::ids::{EntryId, GatewayId, GrantId, TransferId};
 use crate::leaf::{Leaf, LeafKind, commitment};
+use crate::quality::QualityResult;
 use serde::{Deserialize, Serialize};
 
 /// The version of receipts made here.
@@ -106,6 +107,9 @@ pub struct Statement {
     /// rows that came with this transfer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows_rejected: Option<u64>,
+    /// What the quality rules of the entry found in the version, as the gateway ran them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quality: Vec<QualityResult>,
     /// Digest over what was delivered.
     pub bytes_root: Digest,
     /// Digest over the rows, whatever their order and format.

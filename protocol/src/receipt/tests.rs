@@ -31,6 +31,7 @@ fn statement() -> Statement {
         rows: None,
         rows_read: None,
         rows_rejected: None,
+        quality: vec![],
         bytes_root: Digest::blake3(b"abc"),
         rows_digest: None,
         files: vec![ReceiptFile { path: "目录/一.csv".into(), bytes: 3, root: Digest::blake3(b"abc") }],

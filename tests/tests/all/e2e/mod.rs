@@ -3,10 +3,21 @@
 mod batches;
 mod commands;
 mod control;
+mod dirty;
 mod files;
+mod formats;
 mod receipts;
 mod renewal;
 mod scopes;
 mod top;
 mod transfers;
 mod watching;
+
+use lingqu_tests::world::{Granted, Ran, World};
+use std::path::Path;
+
+/// Pushes rows of the provider's.
+fn push_rows(world: &World, at: &Granted, file: &Path, more: &[&str]) -> Ran {
+    let args = ["push", "batch", &at.entry, file.to_str().unwrap()];
+    world.provider.agent.run([&args, more].concat())
+}
