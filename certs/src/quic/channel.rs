@@ -164,8 +164,9 @@ impl SendHalf for QuicSend {
     fn reset(&mut self, code: CloseCode) {
         self.ended = true;
         // It fails on a stream that was reset before; the first code counts.
-        let _ended = self.lock().reset(wire_code(code));
-        moments::note(|| Moment::Reset { to: self._keeps_open.0.remote_address() });
+        if self.lock().reset(wire_code(code)).is_ok() {
+            moments::note(|| Moment::Reset { to: self._keeps_open.0.remote_address() });
+        }
     }
 
     fn resetter(&self) -> Option<Resetter> {
@@ -173,8 +174,9 @@ impl SendHalf for QuicSend {
         Some(Box::new(move |code| {
             if let (Some(stream), Some(connection)) = (stream.upgrade(), keeps_open.upgrade()) {
                 // It fails on a stream that has ended.
-                let _ended = stream.lock().unwrap_or_else(PoisonError::into_inner).reset(wire_code(code));
-                moments::note(|| Moment::Reset { to: connection.0.remote_address() });
+                if stream.lock().unwrap_or_else(PoisonError::into_inner).reset(wire_code(code)).is_ok() {
+                    moments::note(|| Moment::Reset { to: connection.0.remote_address() });
+                }
             }
         }))
     }
