@@ -6,6 +6,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -60,6 +61,28 @@ impl Gateway {
         let listen = self.address().to_string();
         let mut command = self.command(["serve", "--listen", &listen, "--http", "127.0.0.1:0"]);
         command.envs(env.iter().copied());
+        self.start_command(command, listen);
+    }
+
+    /// Starts it so that a limit on the size of its files is an error of its writes and does not end it.
+    pub fn start_for_file_limits(&mut self) {
+        let listen = self.address().to_string();
+        let serve = self.command(["serve", "--listen", &listen, "--http", "127.0.0.1:0"]);
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(serve.get_program()).args(serve.get_args());
+        command.env_clear().envs(serve.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.start_command(command, listen);
+    }
+
+    /// From now on none of its files may be longer than this; every write beyond fails.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let pid = rustix::process::Pid::from_raw(self.pid() as i32);
+        let limit = rustix::process::Rlimit { current: bytes, maximum: None };
+        rustix::process::prlimit(pid, rustix::process::Resource::Fsize, limit).unwrap();
+    }
+
+    fn start_command(&mut self, command: Command, listen: String) {
+        assert!(self.running.is_none(), "it runs already");
         let (running, stdout) = Running::start_unread(command);
         let (sender, ready) = mpsc::channel();
         std::thread::spawn(move || {

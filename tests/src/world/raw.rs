@@ -44,6 +44,8 @@ pub struct Raw {
     pub name: String,
     /// What the gateway may open and have in flight towards us.
     pub limits: Limits,
+    /// The address that it dials from.
+    pub from: SocketAddr,
 }
 
 /// A connection that was greeted, with the socket below it.
@@ -70,7 +72,13 @@ impl Raw {
 
     /// With this TLS.
     pub fn with(gateway: &Gateway, tls: rustls::ClientConfig) -> Self {
-        Self { address: gateway.address(), tls, name: server_name(DOMAIN), limits: Limits::streams(4, 16) }
+        Self {
+            address: gateway.address(),
+            tls,
+            name: server_name(DOMAIN),
+            limits: Limits::streams(4, 16),
+            from: ([0, 0, 0, 0], 0).into(),
+        }
     }
 
     /// Shakes hands, and waits a moment for a gateway that refuses only then.
@@ -78,7 +86,7 @@ impl Raw {
     /// # Errors
     /// How the gateway, or this side, ended it.
     pub async fn shake_hands(&self) -> Result<(Connection, Endpoint), ConnectionError> {
-        let endpoint = quic::client_endpoint(([0, 0, 0, 0], 0).into(), self.limits).unwrap();
+        let endpoint = quic::client_endpoint(self.from, self.limits).unwrap();
         let config = quic::client_config(self.tls.clone(), self.limits).unwrap();
         let connecting = endpoint.connect_with(config, self.address, &self.name).unwrap();
         let connection = tokio::time::timeout(WAIT, connecting).await.expect("an answer to the handshake")?;

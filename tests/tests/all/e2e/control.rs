@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// A table with so many bytes in the requester's rows that no window or pipe holds them all.
-fn large_table(world: &World) -> Granted {
+pub(super) fn large_table(world: &World) -> Granted {
     let code = "307010/800000".to_owned();
     let entry = world.publish(&lingqu_tests::world::table_entry_toml(&code));
     let at = world.granted(entry, code, "columns = [\"region\", \"credit_code\", \"note\"]");
@@ -31,7 +31,7 @@ fn large_rows(bytes: usize) -> RecordBatch {
 }
 
 /// A pull to standard output whose reader has stopped after the first bytes.
-fn held_pull(world: &World, grant: &str) -> (Running, ChildStdout, Vec<u8>) {
+pub(super) fn held_pull(world: &World, grant: &str) -> (Running, ChildStdout, Vec<u8>) {
     let (running, mut out) = Running::start_unread(world.requester.agent.command(["pull", grant, "--out", "-"]));
     let mut first = vec![0; 100_000];
     out.read_exact(&mut first).unwrap();
@@ -39,7 +39,7 @@ fn held_pull(world: &World, grant: &str) -> (Running, ChildStdout, Vec<u8>) {
 }
 
 /// Reads the rest, and checks that the receiver knows that it is incomplete.
-fn must_be_cut(world: &World, (running, mut out, mut got): (Running, ChildStdout, Vec<u8>), word: &str) {
+pub(super) fn must_be_cut(world: &World, (running, mut out, mut got): (Running, ChildStdout, Vec<u8>), word: &str) {
     out.read_to_end(&mut got).unwrap();
     let ran = running.wait();
     assert_eq!(ran.code, Some(4), "{ran}");

@@ -1,11 +1,13 @@
 //! The programs as people run them, from end to end: exact data, not just exit codes.
 
 mod batches;
+mod closed;
 mod commands;
 mod control;
 mod dirty;
 mod files;
 mod formats;
+mod misuse;
 mod receipts;
 mod renewal;
 mod scopes;
