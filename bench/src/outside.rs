@@ -56,7 +56,7 @@ pub fn run(dir: &Path, scale: f64) -> Result<Value, BenchError> {
         ("arrow", plain),
         ("jsonl", plain),
         ("xlsx", plain),
-        ("gb.csv", &["--encoding", "gb18030"]),
+        ("gb.csv", &["--encoding", "gb18030"][..]),
     ] {
         let out = dir.join(format!("region.{end}"));
         let pull = trade.world.agent(&trade.requester, ["pull", FROM_PARQUET, "--region", REGION]);

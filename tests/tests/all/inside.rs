@@ -41,11 +41,14 @@ pub(crate) const ENTRY: EntryId = EntryId::from_bits(1);
 
 /// What was sent on each stream, in order.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Record(Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>);
+pub(crate) struct Record(Arc<Mutex<Vec<Sent>>>);
+
+/// The bytes of one stream.
+type Sent = Arc<Mutex<Vec<u8>>>;
 
 impl Record {
-    fn stream(&self) -> Arc<Mutex<Vec<u8>>> {
-        let stream: Arc<Mutex<Vec<u8>>> = Arc::default();
+    fn stream(&self) -> Sent {
+        let stream = Sent::default();
         self.0.lock().unwrap().push(Arc::clone(&stream));
         stream
     }
@@ -70,7 +73,7 @@ struct Recording {
 
 struct RecordingSend {
     inner: <MemoryChannel as Channel>::Send,
-    sent: Arc<Mutex<Vec<u8>>>,
+    sent: Sent,
 }
 
 impl SendHalf for RecordingSend {
