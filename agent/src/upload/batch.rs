@@ -1,5 +1,5 @@
-//! Sends rows on one stream. A connection that is lost starts it again: nothing of a push of rows is kept that was not
-//! acknowledged.
+//! Sends rows on one stream. A push that was cut goes on after the rows that are durable at the gateway: the source is read
+//! from its beginning, and where its first rows are not those that lie there, it has changed.
 
 use super::collect::stat;
 use super::read::{How, Summary, read_all, reread};
@@ -12,15 +12,18 @@ use crate::transfer::{
     Dial, Env, Expected, Meter, Tries, answer, blocking, peer, reason, settle, settle_at_once, task_failed,
 };
 use bytes::Bytes;
+use lingqu_protocol::changes::changes_entry;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec};
 use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::rows::RowsSum;
 use lingqu_protocol::session::FrameWriter;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{DataHello, PushBatch, PushEnd, request, step};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// Batches read ahead of the network.
@@ -82,7 +85,7 @@ pub async fn push<D: Dial>(
     files: Vec<SourceFile>,
     how: &How,
 ) -> Result<SentRows, AgentError> {
-    let job = Job { env, transfer, entry, mode, files, how, meter: Arc::new(Meter::new(0, env.show_progress)) };
+    let job = Job { env, transfer, entry, mode, files, how, meter: Arc::new(Meter::new(0, env.show_progress)), durable_rows: AtomicU64::new(0) };
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
@@ -109,8 +112,8 @@ pub async fn push<D: Dial>(
             }
             Err(error) => error,
         };
-        // Every try starts anew, so bytes that moved are no progress.
-        tries.again(error, 0).await?;
+        // What is durable is progress; what was sent and lost is none.
+        tries.again(error, job.durable_rows.load(Ordering::Relaxed)).await?;
     }
 }
 
@@ -122,14 +125,21 @@ struct Job<'a> {
     files: Vec<SourceFile>,
     how: &'a How,
     meter: Arc<Meter>,
+    /// Rows that were durable when a connection began.
+    durable_rows: AtomicU64,
 }
 
 impl Job<'_> {
     async fn attempt<C: Channel>(&self, session: &Session<C>) -> Result<(Summary, PathBuf), AgentError> {
         let spec = entry(session, self.entry).await?;
+        let spec = if self.mode == "changes" { changes_entry(&spec) } else { spec };
         self.unchanged().await?;
-        let ask =
-            PushBatch { transfer: self.transfer.to_string(), entry: self.entry.to_owned(), mode: self.mode.to_owned() };
+        let ask = PushBatch {
+            transfer: self.transfer.to_string(),
+            entry: self.entry.to_owned(),
+            mode: self.mode.to_owned(),
+            ..PushBatch::default()
+        };
         let mut control = session.request(request::Ask::PushBatch(ask)).await?;
         let ready = match answer(&mut control).await? {
             Reply::PushReady(ready) => ready,
@@ -143,7 +153,9 @@ impl Job<'_> {
             other => return Err(unexpected("leave to push", &other)),
         };
         let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };
-        let summary = self.send(session.channel(), &mut control, hello, spec).await?;
+        let durable = durable_rows(&ready.rows_sum)?;
+        self.durable_rows.store(durable.count, Ordering::Relaxed);
+        let summary = self.send(session.channel(), &mut control, hello, spec, durable).await?;
         self.unchanged().await?;
         let end = PushEnd {
             bytes: summary.bytes,
@@ -178,10 +190,11 @@ impl Job<'_> {
         control: &mut ControlStream<C>,
         hello: DataHello,
         spec: EntrySpec,
+        durable: RowsSum,
     ) -> Result<Summary, AgentError> {
         let (tx, mut rx) = mpsc::channel::<Vec<Bytes>>(READ_AHEAD);
         let (env, files, meter, how) = (self.env.clone(), self.files.clone(), self.meter.clone(), self.how.clone());
-        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, &how, Some(&tx))));
+        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, &how, Some((&tx, durable)))));
         let sending = async {
             let mut writer = FrameWriter::new(channel.open_uni().await?);
             writer.message(&hello).await?;
@@ -225,4 +238,14 @@ impl Job<'_> {
         })
         .await
     }
+}
+
+/// What the gateway says of the rows that it has.
+fn durable_rows(said: &[u8]) -> Result<RowsSum, AgentError> {
+    if said.is_empty() {
+        return Ok(RowsSum::default());
+    }
+    let said = said.try_into();
+    let said = said.map_err(|_| peer("rows that are durable, in no form that is known", "网关返回的续传信息无效"))?;
+    Ok(RowsSum::from_bytes(said))
 }

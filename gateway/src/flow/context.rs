@@ -28,7 +28,7 @@ const SEGMENTS_IN_MEMORY: usize = 8;
 /// Runs of rows in memory at once, over all transfers: each is a few copies of its bound while it is sorted and encoded.
 const RUNS_IN_MEMORY: usize = 2;
 
-/// Runs that are sorted and encoded at once: one keeps the disk busy.
+/// Runs that are sorted and encoded at once: one beside what comes in keeps two processors busy.
 const RUNS_ENCODED: usize = 1;
 
 /// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
@@ -270,6 +270,7 @@ impl Flow {
         let write = Write::Put(self.draft(&row, peer)?, Expect::Revision(record.revision));
         self.state().commit(Change { writes: vec![write], ..Change::default() }).await?;
         self.segments.remove(transfer).await?;
+        self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?;
         Ok(())
     }
 
@@ -352,14 +353,6 @@ impl Flow {
     /// The lake's.
     pub async fn put_file_manifest(&self, transfer: TransferId, files: &[FileEntry]) -> Result<Digest, FlowError> {
         Ok(FileSetManifest::new(files.to_vec())?.save(self.lake(), transfer).await?)
-    }
-
-    /// Removes what an attempt at a version of rows left that was never committed.
-    ///
-    /// # Errors
-    /// The lake's.
-    pub async fn discard_table(&self, transfer: TransferId) -> Result<(), FlowError> {
-        Ok(self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?)
     }
 
     /// What all writers of rows share.

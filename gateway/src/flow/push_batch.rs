@@ -1,4 +1,5 @@
-//! A push of rows, top to bottom: permit, schema, batches into sorted runs, end record, commit, receipt.
+//! A push of rows, top to bottom: permit, what is durable already, schema, batches into sorted runs, end record, commit,
+//! receipt.
 
 use super::commit::{Committing, Opening};
 use super::error::FlowError;
@@ -7,8 +8,11 @@ use super::wires::{Arrivals, Wires};
 use super::{Flow, Opened};
 use crate::gate::{Leash, Peer, Permit, PushPermit};
 use crate::lake::manifest::TableManifest;
+use crate::lake::shape::Shape;
 use crate::lake::writer::TableWriter;
 use crate::metrics;
+use arrow::array::RecordBatch;
+use bytes::Bytes;
 use lingqu_protocol::columns::differences;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec};
@@ -46,9 +50,8 @@ pub async fn push_batch<C: Channel>(
     if spec.format != EntryFormat::Table {
         return Err(FlowError::bad_data("this is an entry of files: use `push file`"));
     }
-    if ask.mode != "full" && ask.mode != "append" {
-        return Err(FlowError::bad_data("the mode is `full` or `append`"));
-    }
+    let mode = Mode::parse(&ask.mode)?;
+    let shape = mode.shape(&spec)?;
     let opening = Opening {
         transfer,
         direction: Direction::Push,
@@ -65,17 +68,16 @@ pub async fn push_batch<C: Channel>(
         Opened::Running => {}
     }
     let claim = flow.claim(transfer);
-    let before = if ask.mode == "append" { Some(Before::load(flow, &permit).await?) } else { None };
+    let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
     let taken = tokio::select! {
         biased;
         cut = permit.leash().cut() => return Err(cut.into()),
         () = claim.lost() => return Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        taken = take(flow, &permit, &spec, transfer, wires) => taken?,
+        taken = take(flow, &permit, shape, transfer, wires) => taken?,
     };
     flow.failpoint("push.before_manifest");
     let onto = before.as_ref().and_then(|b| b.manifest.as_ref());
     let (manifest, digest) = taken.writer.finish(onto).await?;
-    confirm(&taken.end, &manifest, onto.map_or(0, |old| old.parts.len()))?;
     let delivered = Delivered {
         bytes: manifest.bytes(),
         rows: manifest.rows(),
@@ -104,44 +106,67 @@ impl Before {
     }
 }
 
-/// Rows that came, and their end record.
+/// Rows that came, all of them durable, as their end record says.
 struct Taken {
     writer: TableWriter,
-    end: PushEnd,
 }
 
-/// What the lake holds of this push against the sender's end record.
-fn confirm(end: &PushEnd, manifest: &TableManifest, old_parts: usize) -> Result<(), FlowError> {
-    let mut sum = RowsSum::default();
-    manifest.parts.iter().skip(old_parts).for_each(|part| sum.merge(&part.rows_sum));
-    let ours = sum.digest().to_string();
+/// What arrived against the sender's end record.
+fn confirm(end: &PushEnd, arrived: RowsSum) -> Result<(), FlowError> {
+    let ours = arrived.digest().to_string();
     // What was read and left behind is the sender's word; that it adds up is not.
     let counts = end.read.unwrap_or(end.rows).checked_sub(end.rejected.unwrap_or(0));
     if counts != Some(end.rows) {
         return Err(FlowError::bad_data("the end record's counts do not add up: read = sent + rejected"));
     }
-    if end.rows == sum.count && end.rows_digest == ours {
+    if end.rows == arrived.count && end.rows_digest == ours {
         return Ok(());
     }
-    let what = format!("{} rows sent, {} arrived; {} sent, {ours} arrived", end.rows, sum.count, end.rows_digest);
+    let what = format!("{} rows sent, {} arrived; {} sent, {ours} arrived", end.rows, arrived.count, end.rows_digest);
     Err(FlowError::Integrity { what })
+}
+
+/// What a push does with the rows that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The version is what is sent.
+    Full,
+    /// The version is the one before it and what is sent.
+    Append,
+}
+
+impl Mode {
+    fn parse(word: &str) -> Result<Self, FlowError> {
+        match word {
+            "full" => Ok(Self::Full),
+            "append" => Ok(Self::Append),
+            _ => Err(FlowError::bad_data("the mode is `full` or `append`")),
+        }
+    }
+
+    fn shape(self, spec: &EntrySpec) -> Result<Shape, FlowError> {
+        Ok(Shape::rows(spec))
+    }
 }
 
 async fn take<C: Channel>(
     flow: &Arc<Flow>,
     permit: &PushPermit,
-    spec: &Arc<EntrySpec>,
+    shape: Shape,
     transfer: TransferId,
     wires: &mut Wires<C>,
 ) -> Result<Taken, FlowError> {
-    // What an attempt before this one left was never acknowledged.
-    flow.discard_table(transfer).await?;
-    let writer = TableWriter::start(flow.lake().clone(), flow.writer_budget(), transfer, spec).await?;
+    let arriving = shape.entry().clone();
+    let writer = TableWriter::resume(flow.lake().clone(), flow.writer_budget(), transfer, shape).await?;
+    let durable = writer.durable();
+    let rows_sum = if durable.count > 0 { durable.to_bytes().to_vec().into() } else { Bytes::new() };
     let mut arrivals = wires.router.wait_for(transfer, 1, flow.entropy())?;
     let token = arrivals.token().to_vec().into();
-    wires.reply(reply::Reply::PushReady(PushReady { token, data_streams_max: 1, durable_follows: false })).await?;
-    let rows = AtomicU64::new(0);
-    let reading = read(&mut arrivals, spec, permit.leash(), writer, &rows);
+    wires
+        .reply(reply::Reply::PushReady(PushReady { token, data_streams_max: 1, durable_follows: false, rows_sum }))
+        .await?;
+    let rows = AtomicU64::new(durable.count);
+    let reading = read(&mut arrivals, &arriving, permit.leash(), writer, &rows);
     tokio::pin!(reading);
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     let mut end: Option<PushEnd> = None;
@@ -159,7 +184,8 @@ async fn take<C: Channel>(
         Some(end) => end,
         None => end_record(wires.expect::<Step>("the end record").await?)?,
     };
-    Ok(Taken { writer, end })
+    confirm(&end, writer.durable())?;
+    Ok(Taken { writer })
 }
 
 fn end_record(step: Step) -> Result<PushEnd, FlowError> {
@@ -178,28 +204,54 @@ async fn read<R: RecvHalf>(
 ) -> Result<TableWriter, FlowError> {
     let mut stream = arrivals.next().await.ok_or(SessionError::Incomplete)?;
     let mut decoder = ipc::Decoder::default();
-    while let Some(body) = next_batch(&mut stream).await? {
+    let mut next = next_batch(&mut stream).await?;
+    while let Some(body) = next.take() {
         leash.check()?;
         let bytes = body.len() as u64;
-        let decoded = decoder.decode(body).map_err(|e| FlowError::bad_data(e.to_string()))?;
-        let Some(batch) = decoded else {
-            check_schema(spec, &decoder)?;
-            continue;
-        };
-        // Columns by name and types by the entry: from here on a batch is what the entry says.
-        let batch =
-            lingqu_protocol::columns::canonical_batch(spec, &batch).map_err(|e| FlowError::bad_data(e.to_string()))?;
-        let count = batch.num_rows() as u64;
-        writer.write(batch).await?;
+        let decoding = decode(spec, decoder, body);
+        // The next one comes in while this one is looked at and while it waits for memory.
+        let (ahead, done) = tokio::join!(next_batch(&mut stream), async {
+            let (back, batch) = decoding.await?;
+            let count = batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+            if let Some(batch) = batch {
+                writer.write(batch).await?;
+            }
+            Ok::<_, FlowError>((back, count))
+        });
+        let (back, count) = done?;
+        decoder = back;
         rows.fetch_add(count, Ordering::Relaxed);
         metrics::received(bytes);
         metrics::received_rows(count);
         leash.moved().add(bytes, count);
+        next = ahead?;
     }
+    // What came whole is durable before the end record is looked at: a push that is cut here goes on from its end.
+    writer.flush().await?;
     Ok(writer)
 }
 
-async fn next_batch<R: RecvHalf>(stream: &mut FrameReader<R>) -> Result<Option<bytes::Bytes>, FlowError> {
+/// The rows of a frame as the entry has them, on a thread for work: columns by name, types by the entry, validation on.
+async fn decode(
+    spec: &Arc<EntrySpec>,
+    mut decoder: ipc::Decoder,
+    body: Bytes,
+) -> Result<(ipc::Decoder, Option<RecordBatch>), FlowError> {
+    let spec = Arc::clone(spec);
+    let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = decoder.decode(body).map_err(|e| FlowError::bad_data(e.to_string()))?;
+        let Some(batch) = decoded else {
+            check_schema(&spec, &decoder)?;
+            return Ok((decoder, None));
+        };
+        let batch =
+            lingqu_protocol::columns::canonical_batch(&spec, &batch).map_err(|e| FlowError::bad_data(e.to_string()))?;
+        Ok((decoder, Some(batch)))
+    });
+    decoded.await?
+}
+
+async fn next_batch<R: RecvHalf>(stream: &mut FrameReader<R>) -> Result<Option<Bytes>, FlowError> {
     let event = tokio::time::timeout(BATCH_WAIT, stream.next()).await;
     match event.map_err(|_| FlowError::TooSlow { what: "a batch" })?? {
         None => Ok(None),

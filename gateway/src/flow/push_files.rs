@@ -131,6 +131,7 @@ async fn transfer_data<C: Channel>(
             token: arrivals.token().to_vec().into(),
             data_streams_max: streams,
             durable_follows: durable.count() > 0,
+            ..wire::PushReady::default()
         }))
         .await?;
     let present: Vec<u32> = durable.present().collect();

@@ -4,6 +4,7 @@
 //! `tables/<transfer>/manifest`, `quarantine/…` for what was found damaged. Objects are immutable. Which versions are
 //! visible is not known here: the state names a manifest and its digest, and all else is an orphan.
 
+pub mod deleted;
 mod error;
 pub mod filter;
 mod folder;
@@ -12,8 +13,11 @@ pub mod manifest;
 mod manifest_rows;
 pub mod parts;
 pub mod reader;
+mod regions;
 pub mod scrub;
 pub mod segment;
+pub mod shape;
+pub mod source;
 pub mod store;
 pub mod sweep;
 mod values;

@@ -2,16 +2,22 @@
 
 use super::error::LakeError;
 use arrow::array::{
-    Array, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
-    StringArray, TimestampMicrosecondArray,
+    Array, ArrowNumericType, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array,
+    Int32Array, Int64Array, PrimitiveArray, StringArray, TimestampMicrosecondArray,
 };
+use arrow::compute::{max, min};
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::datatypes::{Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use lingqu_protocol::predicate::{ColumnStats, Value, compare_floats};
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Bytes of a text bound in a manifest: enough for codes and names, and a manifest's size does not follow the data.
 pub(crate) const BOUND_BYTES_MAX: usize = 64;
+
+/// Values that are looked at to judge a column.
+const SAMPLE_ROWS: usize = 2048;
 
 /// A column of one of the item types.
 #[derive(Clone, Copy)]
@@ -47,6 +53,24 @@ impl<'a> Column<'a> {
         column.ok_or_else(|| LakeError::BadData { what: format!("{} is the type of no item", array.data_type()) })
     }
 
+    /// Whether its values come again often enough for a dictionary to be worth its making: judged by some of them.
+    pub(crate) fn repeats(&self) -> bool {
+        let mut seen: HashSet<u128> = HashSet::new();
+        let rows = match self {
+            Self::String(a) => sample(*a, |row| seen.insert(text_key(a.value(row).as_bytes()))),
+            Self::Binary(a) => sample(*a, |row| seen.insert(text_key(a.value(row)))),
+            Self::Int32(a) => sample(*a, |row| seen.insert(a.value(row) as u128)),
+            Self::Int64(a) => sample(*a, |row| seen.insert(a.value(row) as u128)),
+            Self::Float64(a) => sample(*a, |row| seen.insert(u128::from(a.value(row).to_bits()))),
+            Self::Decimal(a) => sample(*a, |row| seen.insert(a.value(row) as u128)),
+            Self::Date(a) => sample(*a, |row| seen.insert(a.value(row) as u128)),
+            Self::Timestamp(a) => sample(*a, |row| seen.insert(a.value(row) as u128)),
+            // One bit each is as short as it gets.
+            Self::Bool(_) => return false,
+        };
+        seen.len() <= rows / 4 * 3
+    }
+
     /// The bounds of its values and how many are missing. Bounds of texts are at most [`BOUND_BYTES_MAX`] long: a least
     /// one is cut, a greatest one that is longer is not known.
     pub(crate) fn stats(&self) -> (ColumnStats, u64) {
@@ -55,12 +79,12 @@ impl<'a> Column<'a> {
                 bounds(a.iter().flatten(), |x, y| x.as_bytes().cmp(y.as_bytes()), |v| Value::String((*v).to_owned())),
                 *a,
             ),
-            Self::Int32(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Int32(*v)), *a),
-            Self::Int64(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Int64(*v)), *a),
+            Self::Int32(a) => (extremes(a, Value::Int32), *a),
+            Self::Int64(a) => (extremes(a, Value::Int64), *a),
             Self::Float64(a) => (bounds(a.iter().flatten(), |x, y| compare_floats(*x, *y), |v| Value::Float64(*v)), *a),
-            Self::Decimal(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Decimal(*v)), *a),
-            Self::Date(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Date(*v)), *a),
-            Self::Timestamp(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Timestamp(*v)), *a),
+            Self::Decimal(a) => (extremes(a, Value::Decimal), *a),
+            Self::Date(a) => (extremes(a, Value::Date), *a),
+            Self::Timestamp(a) => (extremes(a, Value::Timestamp), *a),
             Self::Bool(a) => (bounds(a.iter().flatten(), Ord::cmp, |v| Value::Bool(*v)), *a),
             // Binary columns are not compared.
             Self::Binary(a) => (None, *a),
@@ -70,6 +94,28 @@ impl<'a> Column<'a> {
         let stats = ColumnStats { min, max, may_be_null: nulls > 0, may_be_value: nulls < array.len() };
         (stats, nulls as u64)
     }
+}
+
+/// Calls `see` for some of the rows that have a value, spread over all of them; how many these were.
+fn sample(array: &dyn Array, mut see: impl FnMut(usize) -> bool) -> usize {
+    let step = (array.len() / SAMPLE_ROWS).max(1);
+    let rows = (0..array.len()).step_by(step).filter(|row| array.is_valid(*row));
+    rows.map(&mut see).count()
+}
+
+/// Stands for a text among those of a sample: two that are taken for one do no harm.
+fn text_key(text: &[u8]) -> u128 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish().into()
+}
+
+/// The bounds of numbers, by the kernels that look at several at a time.
+fn extremes<T: ArrowNumericType>(
+    array: &PrimitiveArray<T>,
+    value: impl Fn(T::Native) -> Value,
+) -> Option<(Value, Value)> {
+    Some((value(min(array)?), value(max(array)?)))
 }
 
 fn bounds<T: Copy>(
