@@ -159,7 +159,9 @@ pub(crate) async fn write(
 
 pub(crate) fn digest_of(batches: &[RecordBatch]) -> Digest {
     let mut digest = RowsDigest::new(&entry());
-    batches.iter().for_each(|batch| digest.update(batch).unwrap());
+    batches.iter().for_each(|batch| {
+        digest.update(batch).unwrap();
+    });
     digest.finish()
 }
 
