@@ -1,5 +1,6 @@
 //! config.toml: every value has a default, and its reason stands beside it in the file that `init` writes.
 
+use crate::flow::retention::Retention;
 use serde::Deserialize;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,6 +29,12 @@ agent_days = 30
 # Days that the gateway's own certificate lives. The gateway renews it by itself at two thirds.
 gateway_days = 30
 
+[lake]
+# Versions of an entry that are kept, the latest among them; 0 keeps all. What is let go is in the ledger, with its digests.
+versions_keep = 0
+# Days that a version is kept after a later one followed it; 0 for ever. With both, what either lets go goes.
+versions_days = 0
+
 [log]
 # "text" for people, "json" for collectors. Logs go to standard error.
 format = "text"
@@ -48,6 +55,8 @@ pub struct Config {
     pub agent_days: u32,
     /// Days that the gateway's certificate lives.
     pub gateway_days: u32,
+    /// Which versions are kept.
+    pub retention: Retention,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -100,7 +109,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let Raw { network, certificates, log } = toml::from_str(text).map_err(|e| e.to_string())?;
+        let Raw { network, certificates, lake, log } = toml::from_str(text).map_err(|e| e.to_string())?;
         check_address(&network.address)?;
         for (key, days) in [("agent_days", certificates.agent_days), ("gateway_days", certificates.gateway_days)] {
             if !(1..=CERTIFICATE_DAYS_MAX).contains(&days) {
@@ -113,6 +122,7 @@ impl Config {
             http: network.http,
             agent_days: certificates.agent_days,
             gateway_days: certificates.gateway_days,
+            retention: Retention { versions: lake.versions_keep, days: lake.versions_days },
             log_format: log.format,
             log_filter: log.filter,
         })
@@ -134,7 +144,15 @@ fn check_address(address: &str) -> Result<(), String> {
 struct Raw {
     network: Network,
     certificates: Certificates,
+    lake: Lake,
     log: Log,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Lake {
+    versions_keep: u64,
+    versions_days: u32,
 }
 
 #[derive(Deserialize)]

@@ -22,6 +22,7 @@ pub mod ipc;
 pub mod leaf;
 pub mod merkle;
 pub mod name;
+pub mod pages;
 pub mod plan;
 pub mod predicate;
 pub mod receipt;

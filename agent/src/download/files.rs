@@ -158,7 +158,7 @@ impl FilesPull {
             missing = (0..staging.0.plan.segments()).collect();
         }
         let wanted_bytes = missing.iter().filter_map(|s| staging.0.plan.segment_bytes(*s)).sum();
-        control.step(step::Step::PullStart(PullStart { want: ranges(&missing), ..PullStart::default() })).await?;
+        control.step(step::Step::PullStart(PullStart { want: ranges(&missing) })).await?;
         let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };
         let intake = Arc::new(Intake {
             staging: staging.0.clone(),

@@ -61,6 +61,9 @@ const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
 /// TLS signature begins with other bytes.
 const RESET_SECRET: &[u8] = b"lingqu stateless reset v1";
 
+/// Signed with the server's key, this is what marks of pulls are sealed with.
+const MARKS_SECRET: &[u8] = b"lingqu pull marks v1";
+
 /// What the command line says over the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServeOptions {
@@ -155,6 +158,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         gateway: folder.identity.gateway,
         domain: domain.clone(),
         statement: folder.identity.statement.to_json().into(),
+        marks_key: Digest::sha256(&server_key.sign(MARKS_SECRET)).bytes,
     };
     let registry = Registry::new(
         Arc::clone(&state),
@@ -198,7 +202,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     tokio::spawn(control.serve(Arc::clone(&registry), Arc::clone(&state)));
     tokio::spawn(renew(dir.to_owned(), Arc::clone(&identity), Arc::clone(&clock), Arc::clone(&entropy)));
 
-    tokio::spawn(housekeeping::run(Arc::clone(&flow), Arc::clone(&clock)));
+    tokio::spawn(housekeeping::run(Arc::clone(&flow), folder.config.retention, Arc::clone(&clock)));
     let services = Arc::new(Services {
         gate: Arc::clone(&gate),
         registry,

@@ -4,9 +4,11 @@ use super::commit::read;
 use super::error::FlowError;
 use super::pseudonym::PseudonymSecret;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
+use super::retention::Reading;
 use crate::gate::Peer;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
 use crate::lake::segment::SegmentStore;
+use crate::lake::source::ChunkCache;
 use crate::lake::store::Lake;
 use crate::lake::writer::WriterBudget;
 use crate::ledger::{Denials, Ledger, LedgerError};
@@ -49,6 +51,8 @@ pub struct Facts {
     pub domain: String,
     /// The root's statement of its keys, an envelope's text.
     pub statement: Vec<u8>,
+    /// What marks of pulls are sealed with: the same after a restart.
+    pub marks_key: [u8; 32],
 }
 
 /// What a flow is made of.
@@ -77,6 +81,8 @@ pub struct Flow {
     segments: SegmentStore,
     segment_memory: Arc<Semaphore>,
     writers: WriterBudget,
+    chunk_cache: ChunkCache,
+    reading: Reading,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
     denials: Mutex<Denials>,
 }
@@ -107,6 +113,8 @@ impl Flow {
             parts,
             segment_memory: Arc::new(Semaphore::new(SEGMENTS_IN_MEMORY)),
             writers: WriterBudget::new(RUNS_IN_MEMORY, RUNS_ENCODED),
+            chunk_cache: ChunkCache::default(),
+            reading: Reading::default(),
             claims: Arc::default(),
             denials: Mutex::new(Denials::default()),
         }
@@ -224,25 +232,28 @@ impl Flow {
         Ok(Records { records: found.into_iter().map(wire).collect(), next: next.unwrap_or_default() })
     }
 
-    /// Transfers whose objects are needed: committed ones, and such as may still be resumed.
+    /// Transfers whose objects are needed: those of versions that are kept, and such as may still be resumed.
     ///
     /// # Errors
-    /// The state's.
+    /// The state's or the lake's.
     pub async fn transfers_with_data(&self) -> Result<HashSet<TransferId>, FlowError> {
+        // Transfers that may be resumed first: one that is committed in between is then among the versions.
         let mut live = HashSet::new();
         let mut after: Option<String> = None;
         loop {
             let page = self.state().list(Kind::Transfer, Filter::default(), after.as_deref(), PAGE).await?;
-            let Some(last) = page.last() else { return Ok(live) };
+            let Some(last) = page.last() else { break };
             after = Some(last.id.clone());
             for row in page.iter().map(read::<TransferRow>) {
                 let row = row?;
                 let given_up = self.now().0.saturating_sub(row.opened_at) > RESUME_MS_MAX;
-                if row.status == TransferStatus::Committed || row.status == TransferStatus::Open && !given_up {
+                if row.status == TransferStatus::Open && !given_up {
                     live.insert(row.id);
                 }
             }
         }
+        live.extend(self.transfers_of_versions().await?);
+        Ok(live)
     }
 
     /// Gives up an open transfer of this agent's: its id is spent, and what was durable of it goes.
@@ -353,6 +364,16 @@ impl Flow {
     /// The lake's.
     pub async fn put_file_manifest(&self, transfer: TransferId, files: &[FileEntry]) -> Result<Digest, FlowError> {
         Ok(FileSetManifest::new(files.to_vec())?.save(self.lake(), transfer).await?)
+    }
+
+    /// What all readers of providers' own files share.
+    pub const fn chunk_cache(&self) -> &ChunkCache {
+        &self.chunk_cache
+    }
+
+    /// Which versions are being read.
+    pub const fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// What all writers of rows share.

@@ -7,12 +7,14 @@ use super::pull::Delivered;
 use super::wires::{Arrivals, Wires};
 use super::{Flow, Opened};
 use crate::gate::{Leash, Peer, Permit, PushPermit};
-use crate::lake::manifest::TableManifest;
+use crate::lake::manifest::{Manifest, TableManifest};
 use crate::lake::shape::Shape;
 use crate::lake::writer::TableWriter;
+use crate::lake::{compact, merge};
 use crate::metrics;
 use arrow::array::RecordBatch;
 use bytes::Bytes;
+use lingqu_protocol::changes::OP_COLUMN;
 use lingqu_protocol::columns::differences;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec};
@@ -51,6 +53,9 @@ pub async fn push_batch<C: Channel>(
         return Err(FlowError::bad_data("this is an entry of files: use `push file`"));
     }
     let mode = Mode::parse(&ask.mode)?;
+    if ask.files > 0 {
+        return super::push_verbatim::push_verbatim(flow, permit, peer, transfer, ask, mode, wires).await;
+    }
     let shape = mode.shape(&spec)?;
     let opening = Opening {
         transfer,
@@ -77,28 +82,23 @@ pub async fn push_batch<C: Channel>(
     };
     flow.failpoint("push.before_manifest");
     let onto = before.as_ref().and_then(|b| b.manifest.as_ref());
-    let (manifest, digest) = taken.writer.finish(onto).await?;
-    let delivered = Delivered {
-        bytes: manifest.bytes(),
-        rows: manifest.rows(),
-        bytes_root: Some(manifest.root()),
-        rows_digest: Some(manifest.rows_digest()),
-        read_rejected: taken.end.read.zip(taken.end.rejected),
-        ..Delivered::default()
-    };
+    let (manifest, digest) = version(flow, taken.writer, transfer, mode, &spec, onto).await?;
     let follows = before.map(|b| b.number);
-    let receipt = flow.commit_version(&permit, Committing::table(peer, transfer, delivered, digest, follows)).await?;
+    let delivered =
+        Delivered { read_rejected: taken.end.read.zip(taken.end.rejected), ..Delivered::version(&manifest) };
+    let done = Committing::table(peer, transfer, delivered, digest, follows, &manifest);
+    let receipt = flow.commit_version(&permit, done).await?;
     flow.conclude(peer, transfer, receipt, wires).await
 }
 
 /// The version that rows are appended to; none is a version without rows.
-struct Before {
-    number: u64,
-    manifest: Option<TableManifest>,
+pub(super) struct Before {
+    pub(super) number: u64,
+    pub(super) manifest: Option<TableManifest>,
 }
 
 impl Before {
-    async fn load(flow: &Flow, permit: &PushPermit) -> Result<Self, FlowError> {
+    pub(super) async fn load(flow: &Flow, permit: &PushPermit) -> Result<Self, FlowError> {
         let entry = permit.entry().id;
         let Some(number) = flow.latest(entry).await? else { return Ok(Self { number: 0, manifest: None }) };
         let version = flow.version(entry, number).await?;
@@ -106,9 +106,10 @@ impl Before {
     }
 }
 
-/// Rows that came, all of them durable, as their end record says.
+/// Rows that came, all of them durable, as their end record says, and that.
 struct Taken {
     writer: TableWriter,
+    end: PushEnd,
 }
 
 /// What arrived against the sender's end record.
@@ -128,11 +129,13 @@ fn confirm(end: &PushEnd, arrived: RowsSum) -> Result<(), FlowError> {
 
 /// What a push does with the rows that are there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+pub(super) enum Mode {
     /// The version is what is sent.
     Full,
     /// The version is the one before it and what is sent.
     Append,
+    /// The version is the one before it with what is sent in the place of what had the same keys.
+    Changes,
 }
 
 impl Mode {
@@ -140,13 +143,45 @@ impl Mode {
         match word {
             "full" => Ok(Self::Full),
             "append" => Ok(Self::Append),
-            _ => Err(FlowError::bad_data("the mode is `full` or `append`")),
+            "changes" => Ok(Self::Changes),
+            _ => Err(FlowError::bad_data("the mode is `full`, `append` or `changes`")),
         }
     }
 
     fn shape(self, spec: &EntrySpec) -> Result<Shape, FlowError> {
-        Ok(Shape::rows(spec))
+        if self != Self::Changes {
+            return Ok(Shape::rows(spec));
+        }
+        if spec.key_columns().next().is_none() {
+            return Err(FlowError::bad_data("the entry has no key: changes need one, send a full version"));
+        }
+        if spec.item(OP_COLUMN).is_some() {
+            return Err(FlowError::bad_data(format!("the entry has an item {OP_COLUMN}: it takes no changes")));
+        }
+        Ok(Shape::changes(spec))
     }
+}
+
+/// The version that the rows that came make, with parts written anew where that is due.
+async fn version(
+    flow: &Arc<Flow>,
+    mut writer: TableWriter,
+    transfer: TransferId,
+    mode: Mode,
+    spec: &Arc<EntrySpec>,
+    onto: Option<&TableManifest>,
+) -> Result<(TableManifest, Digest), FlowError> {
+    let (lake, cache) = (flow.lake(), flow.chunk_cache());
+    let shape = Shape::rows(spec);
+    let mut manifest = match mode {
+        Mode::Full | Mode::Append => writer.complete(onto).await?,
+        Mode::Changes => merge::apply(lake, cache, &shape, writer.complete(None).await?, onto).await?,
+    };
+    if mode != Mode::Full {
+        manifest = compact::compact(lake, cache, flow.writer_budget(), transfer, &shape, manifest).await?;
+    }
+    let digest = manifest.save(lake, transfer).await?;
+    Ok((manifest, digest))
 }
 
 async fn take<C: Channel>(
@@ -185,7 +220,7 @@ async fn take<C: Channel>(
         None => end_record(wires.expect::<Step>("the end record").await?)?,
     };
     confirm(&end, writer.durable())?;
-    Ok(Taken { writer })
+    Ok(Taken { writer, end })
 }
 
 fn end_record(step: Step) -> Result<PushEnd, FlowError> {

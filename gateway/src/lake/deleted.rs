@@ -41,6 +41,13 @@ impl Deleted {
         is_new
     }
 
+    /// Adds all of `other`.
+    pub fn add(&mut self, other: &Self) {
+        for row in (0..other.bits.len() * 8).filter(|row| other.contains(*row)) {
+            self.insert(row);
+        }
+    }
+
     /// For `rows` rows from `first` on, which stay; `None` where all do.
     pub fn staying(&self, first: usize, rows: usize) -> Option<BooleanArray> {
         if self.count == 0 {

@@ -13,7 +13,7 @@ use super::store::Lake;
 use bytes::{BufMut, Bytes, BytesMut};
 use lingqu_protocol::digest::{Algorithm, Digest};
 use lingqu_protocol::entry::{EntrySpec, ItemType};
-use lingqu_protocol::fileset::{FileEntry, set_root};
+use lingqu_protocol::fileset::{FileEntry, parts_root, set_root};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::plan::{Plan, SET_FILES_MAX};
 use lingqu_protocol::predicate::ColumnStats;
@@ -42,9 +42,6 @@ const SEAL_BYTES: usize = 32;
 /// Regions whose rows are counted and summed up one by one: more than a province has towns and townships. Where a version
 /// has more, only the whole has a digest.
 pub const REGIONS_MAX: usize = 1 << 16;
-
-/// What a listing of parts starts with, so that its digest is nothing else's.
-const PARTS_DOMAIN: &[u8] = b"lingqu table parts v1\n";
 
 /// What a listing of a region's row groups starts with.
 const REGION_DOMAIN: &[u8] = b"lingqu table region v1\n";
@@ -245,15 +242,9 @@ impl TableManifest {
         self.parts.iter().map(|part| part.bytes).sum()
     }
 
-    /// The version's `bytes_root`: BLAKE3 over a domain line and, for each part in order, its length (u64, big endian)
-    /// and the 32 bytes of its digest.
+    /// The version's `bytes_root`: see [`parts_root`].
     pub fn root(&self) -> Digest {
-        let mut listing = PARTS_DOMAIN.to_vec();
-        for part in &self.parts {
-            listing.put_u64(part.bytes);
-            listing.put_slice(&part.digest.bytes);
-        }
-        Digest::blake3(&listing)
+        parts_root(self.parts.iter().map(|part| (part.bytes, part.digest)))
     }
 
     /// The digest of its columns: BLAKE3 over a domain line and, for each column in order, the length of its name

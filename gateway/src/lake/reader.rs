@@ -152,6 +152,11 @@ impl TableReader {
         self.position = position;
     }
 
+    /// Reads no more than this row group.
+    pub(crate) fn only(&mut self, part: usize, group: usize) {
+        self.left.retain(|place| *place == (part, group));
+    }
+
     /// Where the rows that were given end.
     pub const fn position(&self) -> Position {
         self.position

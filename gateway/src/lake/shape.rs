@@ -67,6 +67,11 @@ impl Shape {
         }
     }
 
+    /// Columns of the version, and which of them is the region's.
+    pub fn columns(&self) -> (&[ColumnInfo], Option<usize>) {
+        (&self.columns, self.region)
+    }
+
     /// What batches are of.
     pub const fn entry(&self) -> &Arc<EntrySpec> {
         &self.entry

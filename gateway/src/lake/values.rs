@@ -1,6 +1,7 @@
 //! Columns of the nine item types as Arrow arrays, seen without their wrapping.
 
 use super::error::LakeError;
+use super::manifest::ColumnSummary;
 use arrow::array::{
     Array, ArrowNumericType, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Float64Array,
     Int32Array, Int64Array, PrimitiveArray, StringArray, TimestampMicrosecondArray,
@@ -96,6 +97,39 @@ impl<'a> Column<'a> {
     }
 }
 
+/// What is known of a column over two lots of rows, from what is known of each.
+pub(crate) fn widened(a: ColumnSummary, b: ColumnSummary) -> ColumnSummary {
+    let bound = |x: Option<Value>, y: Option<Value>, x_has: bool, y_has: bool, least: bool| match (x_has, y_has) {
+        (true, true) => x.zip(y).and_then(|(x, y)| outer(x, y, least)),
+        (true, false) => x,
+        (false, _) => y,
+    };
+    let (has_a, has_b) = (a.stats.may_be_value, b.stats.may_be_value);
+    let stats = ColumnStats {
+        min: bound(a.stats.min, b.stats.min, has_a, has_b, true),
+        max: bound(a.stats.max, b.stats.max, has_a, has_b, false),
+        may_be_null: a.stats.may_be_null || b.stats.may_be_null,
+        may_be_value: has_a || has_b,
+    };
+    ColumnSummary { column: a.column, stats, nulls: a.nulls + b.nulls }
+}
+
+/// The lesser or the greater of two bounds of one type; none where they are not to be compared.
+fn outer(a: Value, b: Value, least: bool) -> Option<Value> {
+    let order = match (&a, &b) {
+        (Value::String(a), Value::String(b)) => a.as_bytes().cmp(b.as_bytes()),
+        (Value::Int32(a), Value::Int32(b)) => a.cmp(b),
+        (Value::Int64(a), Value::Int64(b)) => a.cmp(b),
+        (Value::Float64(a), Value::Float64(b)) => compare_floats(*a, *b),
+        (Value::Decimal(a), Value::Decimal(b)) => a.cmp(b),
+        (Value::Date(a), Value::Date(b)) => a.cmp(b),
+        (Value::Timestamp(a), Value::Timestamp(b)) => a.cmp(b),
+        (Value::Bool(a), Value::Bool(b)) => a.cmp(b),
+        _ => return None,
+    };
+    Some(if order.is_le() == least { a } else { b })
+}
+
 /// Calls `see` for some of the rows that have a value, spread over all of them; how many these were.
 fn sample(array: &dyn Array, mut see: impl FnMut(usize) -> bool) -> usize {
     let step = (array.len() / SAMPLE_ROWS).max(1);
@@ -168,6 +202,28 @@ mod tests {
         assert_eq!(max, None);
         let (min, max, _) = stats(&Float64Array::from(vec![f64::NAN, 1.0, -0.0]));
         assert!(min == Some(Value::Float64(0.0)) && matches!(max, Some(Value::Float64(v)) if v.is_nan()));
+    }
+
+    #[test]
+    fn what_is_known_of_two_lots_holds_for_both() {
+        let of = |values: Vec<Option<i32>>| {
+            let (stats, nulls) = Column::of(&Int32Array::from(values)).unwrap().stats();
+            ColumnSummary { column: 0, stats, nulls }
+        };
+        let lots = [vec![Some(3), None], vec![], vec![None], vec![Some(-1), Some(7)]];
+        let known = lots.clone().map(of).into_iter().reduce(widened).unwrap();
+        assert_eq!(known, of(lots.concat()));
+        let text = |values: Vec<&str>| {
+            let (stats, nulls) = Column::of(&StringArray::from(values)).unwrap().stats();
+            ColumnSummary { column: 0, stats, nulls }
+        };
+        let long = "x".repeat(100);
+        let known = widened(text(vec!["b"]), text(vec![&long, "a"]));
+        assert_eq!(
+            (known.stats.min, known.stats.max),
+            (Some(Value::String("a".into())), None),
+            "unknown stays unknown"
+        );
     }
 
     #[test]

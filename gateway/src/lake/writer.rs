@@ -31,6 +31,9 @@ pub const RUN_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a run's record, with its rows by region: what a run of [`RUN_BYTES_MAX`] can have at most is far less.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
 
+/// Where the rows of runs that are written anew are counted from: no sender has as many.
+const BESIDE_FIRST: u64 = 1 << 50;
+
 /// The unit in which memory is shared: permits are counted in 32 bits.
 const UNIT_BYTES: usize = 1 << 10;
 
@@ -120,6 +123,28 @@ impl TableWriter {
         Ok(writer)
     }
 
+    /// Writes more parts of a version whose own rows are written: what is written anew of earlier parts. Its runs stand
+    /// beside the others and are of no use to another attempt.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn beside(
+        lake: Lake,
+        budget: WriterBudget,
+        transfer: TransferId,
+        shape: Shape,
+    ) -> Result<Self, LakeError> {
+        let mut writer = Self::new(lake, budget, transfer, shape);
+        (writer.rows, writer.run_first) = (BESIDE_FIRST, BESIDE_FIRST);
+        let mut objects = writer.lake.list(&directory(transfer));
+        while let Some(meta) = objects.try_next().await? {
+            if meta.location.filename().and_then(first_row).is_some_and(|first| first >= BESIDE_FIRST) {
+                writer.lake.remove(&meta.location).await?;
+            }
+        }
+        Ok(writer)
+    }
+
     fn new(lake: Lake, budget: WriterBudget, transfer: TransferId, shape: Shape) -> Self {
         Self {
             lake,
@@ -142,7 +167,7 @@ impl TableWriter {
         let mut found: BTreeMap<u64, Vec<(Path, u64)>> = BTreeMap::new();
         let mut objects = self.lake.list(&directory(self.transfer));
         while let Some(meta) = objects.try_next().await? {
-            let first = meta.location.filename().and_then(first_row);
+            let first = meta.location.filename().and_then(first_row).filter(|first| *first < BESIDE_FIRST);
             found.entry(first.unwrap_or(u64::MAX)).or_default().push((meta.location, meta.size));
         }
         while let Some(candidates) = found.get_mut(&self.rows) {

@@ -228,7 +228,7 @@ fn threat_14_readers_that_take_nothing_hold_nobody_up() {
             let mut control = dialled.request(request::Ask::Pull(ask)).await;
             assert!(matches!(control.reply().await.unwrap(), reply::Reply::PullReady(_)));
             let _manifest = control.reader.next().await.unwrap();
-            let start = PullStart { want: vec![SegmentRange { first: 0, count: 8 }], ..PullStart::default() };
+            let start = PullStart { want: vec![SegmentRange { first: 0, count: 8 }] };
             control.step(step::Step::PullStart(start)).await.unwrap();
             held.push((dialled, control));
         }

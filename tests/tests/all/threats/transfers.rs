@@ -30,7 +30,7 @@ fn threat_04_a_suspension_ends_the_stream_with_its_reason_and_no_end_record() {
         let ready = control.reply().await.unwrap();
         let reply::Reply::PullReady(_) = ready else { panic!("{ready:?}") };
         let _manifest = control.reader.next().await.unwrap();
-        let start = PullStart { want: vec![SegmentRange { first: 0, count: 8 }], ..PullStart::default() };
+        let start = PullStart { want: vec![SegmentRange { first: 0, count: 8 }] };
         control.step(step::Step::PullStart(start)).await.unwrap();
         let (_, mut data) = dialled.data_stream().await;
         assert!(data.next().await.unwrap().is_some(), "it flows");
