@@ -4,6 +4,8 @@
 
 #[path = "all/audit.rs"]
 mod audit;
+#[path = "all/changes.rs"]
+mod changes;
 #[path = "all/decoders.rs"]
 mod decoders;
 #[path = "all/disk.rs"]

@@ -1,7 +1,7 @@
 //! Sending and getting, and what is under way.
 
 use super::args::PushBatchArgs;
-use super::args::{PullArgs, PushCommand, PushCommon, TransferCommand};
+use super::args::{BatchMode, PullArgs, PushCommand, PushCommon, TransferCommand};
 use super::{App, DONE, QUEUED, write_output};
 use crate::batch::ReadOptions;
 use crate::batch::reject::{RejectOptions, SHOWN_MAX};
@@ -16,6 +16,7 @@ use crate::transfer::{Env, Patience};
 use crate::upload::collect::{collect, collect_rows};
 use crate::upload::read::{self, Checked, How};
 use crate::upload::{batch, files};
+use lingqu_protocol::changes::changes_entry;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::TransferId;
@@ -166,7 +167,7 @@ fn how(args: &PushBatchArgs) -> Result<How, AgentError> {
         rows_max: args.reject_rows_max,
         percent_max: args.reject_percent_max,
     };
-    Ok(How { options, rejects })
+    Ok(How { options, rejects, as_rows: args.no_verbatim })
 }
 
 /// `push batch --check`: the report first, and then, where not all may be sent, an error.
@@ -176,6 +177,7 @@ async fn check(app: &App, args: &PushBatchArgs) -> Result<u8, AgentError> {
     let desk = Desk::new(app)?;
     let session = desk.link.open(crate::connect::Backoff::COMMAND).await?;
     let spec = batch::entry(&session, &args.entry).await?;
+    let spec = if args.mode == BatchMode::Changes { changes_entry(&spec) } else { spec };
     session.close();
     desk.link.goodbye().await;
     let how = how(args)?;
@@ -295,7 +297,7 @@ async fn transfer_data(desk: &Desk, record: &Record) -> Result<Value, AgentError
             let sent = batch::push(env, link, id, entry, mode, files.clone(), how).await?;
             json!({
                 "id": id, "transfer": id, "rows": sent.rows, "bytes": sent.bytes, "rows_digest": sent.rows_digest,
-                "read": sent.read, "rejected": sent.rejected, "marked": sent.marked, "reject_file": how.rejects.file,
+                "verbatim": sent.verbatim, "read": sent.read, "rejected": sent.rejected, "marked": sent.marked, "reject_file": how.rejects.file,
                 "sent_bytes": sent.sent_bytes, "receipt": sent.receipt, "seconds": sent.seconds,
             })
         }

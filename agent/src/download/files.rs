@@ -1,5 +1,6 @@
 //! Fetches a set of files over several streams, and goes on where it was: after a lost connection, and after a kill.
 
+use super::journal::Place;
 use super::receive::{Intake, WAITING_SEGMENTS, receive};
 use super::staging::{Staging, StagingState, load_state, place, verify_tree};
 use super::{manifest, staging_path};
@@ -229,8 +230,19 @@ impl FilesPull {
 /// # Errors
 /// What the disk says.
 pub async fn clean(env: &Env, transfer: TransferId, out: &Path) -> Result<(), AgentError> {
-    let (disk, folder) = (env.disk.clone(), staging_path(out, transfer));
-    blocking(move || disk.remove_dir_all(&folder).map_err(|e| AgentError::io("removing", &folder, &e))).await
+    let (disk, staged) = (env.disk.clone(), staging_path(out, transfer));
+    let kept = Place::beside(env.disk.clone(), out, transfer);
+    blocking(move || {
+        let failed = |e: std::io::Error| AgentError::io("removing", &staged, &e);
+        // Rows are staged in a file, files in a folder.
+        if staged.is_file() {
+            disk.remove(&staged).map_err(failed)?;
+        } else {
+            disk.remove_dir_all(&staged).map_err(failed)?;
+        }
+        kept.remove().map_err(failed)
+    })
+    .await
 }
 
 /// Takes data streams until every wanted segment is durable and the gateway said its end record.

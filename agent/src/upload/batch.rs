@@ -4,6 +4,7 @@
 use super::collect::stat;
 use super::read::{How, Summary, read_all, reread};
 use super::segment::changed;
+use super::verbatim;
 use crate::connect::{ControlStream, Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::SourceFile;
@@ -46,6 +47,8 @@ pub struct SentRows {
     pub rejected: u64,
     /// Rows that were sent and named.
     pub marked: u64,
+    /// Whether Parquet files went as they are.
+    pub verbatim: bool,
     /// Bytes that this run put on the wire.
     pub sent_bytes: u64,
     /// Where the receipt lies.
@@ -71,7 +74,8 @@ pub async fn entry<C: Channel>(session: &Session<C>, entry: &str) -> Result<Entr
     Err(AgentError::Usage(told.next("use `lingqu push file`", "请使用 `lingqu push file`")))
 }
 
-/// Sends the rows of `files` as transfer `transfer`. `mode` is `full` or `append`.
+/// Sends the rows of `files` as transfer `transfer`. `mode` is `full`, `append` or `changes`. Parquet files that fit go as
+/// they are, see [`super::verbatim`].
 ///
 /// # Errors
 /// Rows that are not what the entry says, a source that changed meanwhile (both exit code 7), what the gateway refuses,
@@ -85,7 +89,24 @@ pub async fn push<D: Dial>(
     files: Vec<SourceFile>,
     how: &How,
 ) -> Result<SentRows, AgentError> {
-    let job = Job { env, transfer, entry, mode, files, how, meter: Arc::new(Meter::new(0, env.show_progress)), durable_rows: AtomicU64::new(0) };
+    let why = match verbatim::may(mode, &files, how) {
+        Ok(()) => match fits(env, dial, entry, &files).await? {
+            Ok(()) => return verbatim::push(env, dial, transfer, entry, mode, files).await,
+            Err(why) => why,
+        },
+        Err(why) => why,
+    };
+    tracing::info!(%transfer, %why, "these files go as rows");
+    let job = Job {
+        env,
+        transfer,
+        entry,
+        mode,
+        files,
+        how,
+        meter: Arc::new(Meter::new(0, env.show_progress)),
+        durable_rows: AtomicU64::new(0),
+    };
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
@@ -102,6 +123,7 @@ pub async fn push<D: Dial>(
                             read: summary.read,
                             rejected: summary.rejected,
                             marked: summary.marked,
+                            verbatim: false,
                             sent_bytes: job.meter.moved(),
                             receipt,
                             seconds: job.meter.elapsed().as_secs_f64(),
@@ -115,6 +137,31 @@ pub async fn push<D: Dial>(
         // What is durable is progress; what was sent and lost is none.
         tries.again(error, job.durable_rows.load(Ordering::Relaxed)).await?;
     }
+}
+
+/// Whether files go as they are, once the entry is known.
+async fn fits<D: Dial>(
+    env: &Env,
+    dial: &D,
+    name: &str,
+    files: &[SourceFile],
+) -> Result<Result<(), verbatim::Why>, AgentError> {
+    let mut tries = Tries::new(env.patience);
+    let spec = loop {
+        let error = match dial.dial().await {
+            Ok(session) => {
+                let outcome = entry(&session, name).await;
+                session.close_after(&outcome);
+                match outcome {
+                    Ok(spec) => break spec,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        tries.again(error, 0).await?;
+    };
+    verbatim::fits(env, &spec, files).await
 }
 
 struct Job<'a> {

@@ -29,6 +29,8 @@ pub struct How {
     pub options: ReadOptions,
     /// What is done about dirty rows.
     pub rejects: RejectOptions,
+    /// Sends Parquet files as rows even where they could go as they are.
+    pub as_rows: bool,
 }
 
 /// What a reading of all files came to. Rows read are rows sent and rows left behind.
@@ -145,7 +147,7 @@ struct Skip {
 }
 
 impl Skip {
-    const fn is_left(&self) -> bool {
+    fn is_left(&self) -> bool {
         self.seen.sum().count < self.durable.count
     }
 

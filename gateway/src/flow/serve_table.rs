@@ -73,8 +73,8 @@ pub async fn serve<C: Channel>(
     }
     // How many rows lie outside the scope is not told either.
     let rows_at_most = if rows.is_none() { manifest.rows() } else { 0 };
-    let mut reader = TableReader::open(flow.lake().clone(), manifest, &names, rows)?
-        .with_cache(flow.chunk_cache().clone());
+    let mut reader =
+        TableReader::open(flow.lake().clone(), manifest, &names, rows)?.with_cache(flow.chunk_cache().clone());
     let token = token(flow.entropy())?;
     wires
         .reply(reply::Reply::PullReady(PullReady {

@@ -25,8 +25,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 /// Bytes of Arrow memory in one run: sorted runs this long keep a region's rows of a day in few places, and one that comes
-/// in beside one that is encoded stays well within the gateway's memory.
-pub const RUN_BYTES_MAX: usize = 16 << 20;
+/// in beside one that is encoded, which is there about three times meanwhile, stays well within the gateway's memory.
+pub const RUN_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of Arrow memory in one batch: what a frame on the wire holds at most.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
 
 /// Bytes of a run's record, with its rows by region: what a run of [`RUN_BYTES_MAX`] can have at most is far less.
 const RECORD_BYTES_MAX: u64 = 16 << 20;
@@ -216,7 +219,7 @@ impl TableWriter {
     ///
     /// # Errors
     /// [`LakeError::BadData`] names row and column of the first value that breaks a rule; a batch of over
-    /// [`RUN_BYTES_MAX`]; no room; the store failed. After an error, or where the future was dropped before its end,
+    /// [`BATCH_BYTES_MAX`]; no room; the store failed. After an error, or where the future was dropped before its end,
     /// the version cannot be finished whole, and every later call says so.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<(), LakeError> {
         self.begin_step()?;
@@ -231,8 +234,8 @@ impl TableWriter {
         }
         let bytes: usize =
             batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(usize::MAX / 2)).sum();
-        if bytes > RUN_BYTES_MAX {
-            let (bytes, bytes_max) = (bytes as u64, RUN_BYTES_MAX as u64);
+        if bytes > BATCH_BYTES_MAX {
+            let (bytes, bytes_max) = (bytes as u64, BATCH_BYTES_MAX as u64);
             return Err(LakeError::TooLarge { what: "a batch", bytes, bytes_max });
         }
         if batch.num_rows() == 0 {

@@ -7,4 +7,5 @@ mod files;
 mod receipts;
 mod renewal;
 mod transfers;
+mod versions;
 mod watching;
