@@ -21,6 +21,7 @@ use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::predicate::Predicate;
+use lingqu_protocol::receipt::Receipt;
 use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::wire::{CancelTransfer, reply, request};
 use serde_json::{Value, json};
@@ -341,13 +342,21 @@ pub(super) async fn transfer(app: &App, command: TransferCommand) -> Result<u8, 
 }
 
 fn show(app: &App, outbox: &Outbox, id: TransferId) -> Result<(), AgentError> {
-    let said = match (outbox.load(id)?, outbox.receipt(id)?) {
+    let receipt = outbox.receipt(id)?;
+    let mut said = match (outbox.load(id)?, &receipt) {
         (Some(record), _) => shown(outbox, &record),
         (None, Some(_)) => {
             json!({"id": id, "transfer": id, "state": "done", "receipt": outbox.receipt_path(id)})
         }
         (None, None) => return Err(missing(id)),
     };
+    let statement = receipt.and_then(|json| Receipt::from_json(&json).ok()).map(|receipt| receipt.statement);
+    if let (Some(fields), Some(statement)) = (said.as_object_mut(), statement) {
+        fields.insert("version".into(), json!(statement.dataset_version));
+        fields.insert("rows".into(), json!(statement.rows));
+        fields.insert("bytes_root".into(), json!(statement.bytes_root));
+        fields.insert("rows_digest".into(), json!(statement.rows_digest));
+    }
     app.output.say(&said, |o| lines(o, &said))
 }
 

@@ -6,14 +6,20 @@ use super::error::FlowError;
 use super::record::{VersionRow, version_draft};
 use crate::ledger::Entry;
 use crate::state::{Change, Expect, Filter, Kind, StateError, Write};
+use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, TransferId};
 use lingqu_protocol::leaf::LeafKind;
 use lingqu_protocol::receipt::DataKind;
+use lingqu_protocol::region::RegionTable;
+use lingqu_protocol::wire::{Record as WireRecord, Records};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Versions in one page.
 const PAGE: u32 = 200;
+
+/// Regions in one page: at some 300 bytes each half of what a message holds.
+const REGIONS_PAGE: usize = 1000;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 
@@ -157,6 +163,70 @@ impl Flow {
             live.extend(row.sources);
         }
         Ok(live)
+    }
+
+    /// The versions of an entry, as its provider sees them.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn versions(&self, entry: EntryId, after: &str) -> Result<Records, FlowError> {
+        let filter = Filter { parent: Some(entry.to_string()), ..Filter::default() };
+        let after = (!after.is_empty()).then_some(after);
+        let found = self.state().list(Kind::Version, filter, after, PAGE).await?;
+        let next = if found.len() == PAGE as usize { found.last().map(|r| r.id.clone()) } else { None };
+        let mut records = Vec::with_capacity(found.len());
+        for record in &found {
+            let row: VersionRow = read(record)?;
+            let json = serde_json::json!({
+                "id": record.id,
+                "entry": row.entry,
+                "version": row.number,
+                "kind": row.kind,
+                "transfer": row.transfer,
+                "bytes": row.bytes,
+                "files": (row.kind == DataKind::File).then_some(row.files),
+                "rows": (row.kind == DataKind::Table).then_some(row.rows),
+                "bytes_root": row.bytes_root,
+                "rows_digest": row.rows_digest,
+                "committed_at": Timestamp(row.committed_at).to_rfc3339(),
+                "let_go_at": row.retired_at.map(|at| Timestamp(at).to_rfc3339()),
+            });
+            records.push(WireRecord { id: record.id.clone(), json: json.to_string().into_bytes().into() });
+        }
+        Ok(Records { records, next: next.unwrap_or_default() })
+    }
+
+    /// The regions of a version, each with its rows and digests, as its provider sees them.
+    ///
+    /// # Errors
+    /// There is no such version of rows, it is no longer kept, or the state's or the lake's.
+    pub async fn version_regions(&self, entry: EntryId, number: u64, after: &str) -> Result<Records, FlowError> {
+        let (version, _held) = self.hold_version(entry, number).await?;
+        if version.kind != DataKind::Table {
+            return Err(FlowError::NotFound { what: "version of rows" });
+        }
+        let manifest = self.table_manifest(&version).await?;
+        let all =
+            manifest.regions.as_ref().ok_or(FlowError::NotFound { what: "digest by region: there are too many" })?;
+        let table = RegionTable::national();
+        let rest = all.iter().filter(|(code, _)| after.is_empty() || code.as_str() > after);
+        let mut records = Vec::new();
+        let mut next = String::new();
+        for (code, sum) in rest {
+            if records.len() == REGIONS_PAGE {
+                next = records.last().map(|last: &WireRecord| last.id.clone()).unwrap_or_default();
+                break;
+            }
+            let json = serde_json::json!({
+                "id": code,
+                "name": table.check(code).ok().and_then(|code| table.name(code)),
+                "rows": sum.count,
+                "bytes_root": table.check(code).ok().map(|code| manifest.region_root(code)),
+                "rows_digest": sum.digest(),
+            });
+            records.push(WireRecord { id: code.clone(), json: json.to_string().into_bytes().into() });
+        }
+        Ok(Records { records, next })
     }
 
     async fn each_version(&self, mut see: impl FnMut(VersionRow)) -> Result<(), FlowError> {
