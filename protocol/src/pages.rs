@@ -285,7 +285,6 @@ impl Thrift<'_> {
     }
 
     /// The next field's id and type; `Some(None)` at the end of the structure.
-    #[expect(clippy::option_option, reason = "the end of a structure is not the end of the bytes")]
     fn field(&mut self, last: &mut i64) -> Option<Option<(i64, u8)>> {
         let head = self.byte()?;
         if head == 0 {

@@ -20,9 +20,9 @@ use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
 use lingqu_protocol::wire::{Receipt, Record as WireRecord, Records};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 /// Segments in memory at once, over all transfers: 64 MiB, half of what the gateway may have in all.
 const SEGMENTS_IN_MEMORY: usize = 8;
@@ -84,6 +84,8 @@ pub struct Flow {
     chunk_cache: ChunkCache,
     reading: Reading,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
+    /// Held by the session that works on what a transfer left in the lake.
+    alone: Mutex<HashMap<TransferId, Weak<tokio::sync::Mutex<()>>>>,
     denials: Mutex<Denials>,
 }
 
@@ -116,6 +118,7 @@ impl Flow {
             chunk_cache: ChunkCache::default(),
             reading: Reading::default(),
             claims: Arc::default(),
+            alone: Mutex::default(),
             denials: Mutex::new(Denials::default()),
         }
     }
@@ -185,6 +188,22 @@ impl Flow {
         sender.send_modify(|owner| *owner += 1);
         let mine = *sender.borrow();
         Claim { transfer, mine, owner: sender.subscribe(), claims: Arc::clone(&self.claims) }
+    }
+
+    /// Waits until no other session works on what this transfer left in the lake: one that was taken over ends soon, or is
+    /// about to commit, and then the caller finds the transfer committed.
+    pub async fn alone(&self, transfer: TransferId) -> OwnedMutexGuard<()> {
+        let mutex = {
+            let mut all = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, held| held.strong_count() > 0);
+            let known = all.get(&transfer).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let new = Arc::new(tokio::sync::Mutex::new(()));
+                all.insert(transfer, Arc::downgrade(&new));
+                new
+            })
+        };
+        mutex.lock_owned().await
     }
 
     /// A version of an entry; 0 means the latest.

@@ -66,13 +66,24 @@ pub async fn push_batch<C: Channel>(
         mode: ask.mode.clone(),
         content: Digest::blake3(ask.mode.as_bytes()),
     };
-    match flow.open_transfer(peer, opening).await? {
+    match flow.open_transfer(peer, opening.clone()).await? {
         Opened::Committed(receipt) => {
             return flow.conclude(peer, transfer, receipt, wires).await;
         }
         Opened::Running => {}
     }
     let claim = flow.claim(transfer);
+    let alone = flow.alone(transfer).await;
+    if flow.is_committed(peer, transfer).await? {
+        // By the session that was taken over, a moment ago.
+        return match flow.open_transfer(peer, opening).await? {
+            Opened::Committed(receipt) => {
+                drop(alone);
+                flow.conclude(peer, transfer, receipt, wires).await
+            }
+            Opened::Running => Err(FlowError::Busy),
+        };
+    }
     let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
     let taken = tokio::select! {
         biased;
@@ -88,6 +99,7 @@ pub async fn push_batch<C: Channel>(
         Delivered { read_rejected: taken.end.read.zip(taken.end.rejected), ..Delivered::version(&manifest) };
     let done = Committing::table(peer, transfer, delivered, digest, follows, &manifest);
     let receipt = flow.commit_version(&permit, done).await?;
+    drop(alone);
     flow.conclude(peer, transfer, receipt, wires).await
 }
 

@@ -60,7 +60,7 @@ pub(super) async fn push_verbatim<C: Channel>(
         mode: ask.mode,
         content: Digest::blake3(&listing),
     };
-    match flow.open_transfer(peer, opening).await? {
+    match flow.open_transfer(peer, opening.clone()).await? {
         Opened::Committed(receipt) => {
             tracing::info!("was committed before: the first receipt again");
             return flow.conclude(peer, transfer, receipt, wires).await;
@@ -68,6 +68,17 @@ pub(super) async fn push_verbatim<C: Channel>(
         Opened::Running => {}
     }
     let claim = flow.claim(transfer);
+    let alone = flow.alone(transfer).await;
+    if flow.is_committed(peer, transfer).await? {
+        // By the session that was taken over, a moment ago.
+        return match flow.open_transfer(peer, opening).await? {
+            Opened::Committed(receipt) => {
+                drop(alone);
+                flow.conclude(peer, transfer, receipt, wires).await
+            }
+            Opened::Running => Err(FlowError::Busy),
+        };
+    }
     let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
     let work = async {
         let files = transfer_data(flow, &permit, transfer, &names, &plan, wires).await?;
@@ -86,6 +97,7 @@ pub(super) async fn push_verbatim<C: Channel>(
     let follows = before.map(|before| before.number);
     let done = Committing::table(peer, transfer, Delivered::version(&manifest), digest, follows, &manifest);
     let receipt = flow.commit_version(&permit, done).await?;
+    drop(alone);
     flow.conclude(peer, transfer, receipt, wires).await
 }
 
