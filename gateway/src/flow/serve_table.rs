@@ -172,8 +172,8 @@ struct Sending<S: SendHalf> {
 }
 
 impl<S: SendHalf> Sending<S> {
-    /// Rows of the version up to a position, in as many frames as they need, and a mark behind them.
-    async fn rows(&mut self, batch: RecordBatch, position: Position, meter: &Meter) -> Result<(), FlowError> {
+    /// Rows of the version, in as many frames as they need, and a mark behind them where a read can go on from there.
+    async fn rows(&mut self, batch: RecordBatch, position: Option<Position>, meter: &Meter) -> Result<(), FlowError> {
         let batch = transformed(&self.transforming, batch).await?;
         self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?;
         for piece in ipc::cut_to(&batch, meter.piece_bytes(ipc::BATCH_BYTES_AIM)) {
@@ -182,6 +182,7 @@ impl<S: SendHalf> Sending<S> {
             metrics::sent_rows(piece.num_rows() as u64);
             self.lane.leash().moved().add(0, piece.num_rows() as u64);
         }
+        let Some(position) = position else { return Ok(()) };
         let mark = Mark { position, root: self.root, rows: self.so_far() };
         self.lane.message(&wire::Mark { token: mark.seal(&self.key, self.content).into() }).await
     }

@@ -22,6 +22,7 @@ use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// Bytes below which the few rows that several row groups give are joined: frames of a handful of rows cost more than their
@@ -62,6 +63,8 @@ struct Open {
     part: usize,
     group: usize,
     row: u64,
+    /// Decoded and not looked at yet.
+    pieces: VecDeque<RecordBatch>,
     reader: ParquetRecordBatchReader,
     /// The file that is read as it is needed, where it is one.
     file: Option<Arc<FileChunks>>,
@@ -157,9 +160,11 @@ impl TableReader {
         self.left.retain(|place| *place == (part, group));
     }
 
-    /// Where the rows that were given end.
-    pub const fn position(&self) -> Position {
-        self.position
+    /// Where the rows that were given end; `None` in the middle of what was decoded at once, from where another read would
+    /// cut its batches otherwise.
+    pub fn position(&self) -> Option<Position> {
+        let is_between = self.open.as_ref().is_none_or(|open| open.pieces.is_empty());
+        is_between.then_some(self.position)
     }
 
     /// Row groups that are still to be read.
@@ -203,17 +208,22 @@ impl TableReader {
             };
             let (query, manifest) = (self.query.clone(), self.manifest.clone());
             let step = tokio::task::spawn_blocking(move || {
-                let batch = open.reader.next().transpose().map_err(|e| {
-                    let own = open.file.as_ref().and_then(|file| file.take_fault());
-                    own.unwrap_or_else(|| LakeError::columns("reading Parquet", e))
-                })?;
-                let Some(batch) = batch else { return Ok::<_, LakeError>((None, open)) };
-                let selected = query.select(&manifest, &open, batch)?;
+                if open.pieces.is_empty() {
+                    let batch = open.reader.next().transpose().map_err(|e| {
+                        let own = open.file.as_ref().and_then(|file| file.take_fault());
+                        own.unwrap_or_else(|| LakeError::columns("reading Parquet", e))
+                    })?;
+                    let Some(batch) = batch else { return Ok::<_, LakeError>((None, open)) };
+                    // Text that a dictionary names for many rows is written out piece by piece.
+                    open.pieces = cut_to_bytes(&batch, BATCH_BYTES_AIM).into();
+                }
+                let Some(piece) = open.pieces.pop_front() else { return Ok((None, open)) };
+                let selected = query.select(&manifest, &open, &piece)?;
+                open.row += piece.num_rows() as u64;
                 Ok((Some(selected), open))
             });
-            let (batch, mut open) = step.await??;
-            let Some((rows, batch)) = batch else { continue };
-            open.row += rows;
+            let (batch, open) = step.await??;
+            let Some(batch) = batch else { continue };
             self.position = Position { part: open.part as u32, row_group: open.group as u32, row: open.row };
             self.open = Some(open);
             if batch.num_rows() > 0 {
@@ -262,7 +272,7 @@ impl TableReader {
                     own.unwrap_or_else(|| LakeError::columns("opening a row group", e))
                 })
         });
-        Ok(Open { part, group, row, reader: opening.await??, file, layout })
+        Ok(Open { part, group, row, pieces: VecDeque::new(), reader: opening.await??, file, layout })
     }
 
     /// Metadata of a part, and its bytes where they are read as they are needed.
@@ -325,39 +335,10 @@ impl Query {
         Layout { places: self.decoded.iter().map(place).collect(), leaves: leaves.clone() }
     }
 
-    /// The rows and columns that are asked for, rebuilt, and how many rows were looked at.
-    fn select(
-        &self,
-        manifest: &TableManifest,
-        open: &Open,
-        batch: RecordBatch,
-    ) -> Result<(u64, RecordBatch), LakeError> {
+    /// The rows and columns of a piece that are asked for, rebuilt.
+    fn select(&self, manifest: &TableManifest, open: &Open, piece: &RecordBatch) -> Result<RecordBatch, LakeError> {
         let failed = |e| LakeError::columns("selecting rows", e);
-        let mut given = Vec::new();
-        let mut row = usize::try_from(open.row).unwrap_or(usize::MAX);
-        // Text that a dictionary names for many rows is written out piece by piece.
-        for piece in cut_to_bytes(&batch, BATCH_BYTES_AIM) {
-            let selected = self.select_piece(manifest, open, &piece, row)?;
-            row = row.saturating_add(piece.num_rows());
-            if selected.num_rows() > 0 {
-                given.push(selected);
-            }
-        }
-        let joined = match given.len() {
-            1 => given.swap_remove(0),
-            _ => concat_batches(&self.schema, &given).map_err(failed)?,
-        };
-        Ok((batch.num_rows() as u64, scrub_batch(&joined)?))
-    }
-
-    fn select_piece(
-        &self,
-        manifest: &TableManifest,
-        open: &Open,
-        piece: &RecordBatch,
-        first: usize,
-    ) -> Result<RecordBatch, LakeError> {
-        let failed = |e| LakeError::columns("selecting rows", e);
+        let first = usize::try_from(open.row).unwrap_or(usize::MAX);
         let rows = piece.num_rows();
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.decoded.len());
         for (column, place) in self.decoded.iter().zip(&open.layout.places) {
@@ -403,7 +384,8 @@ impl Query {
             given.push(views::canonical(&column, field.data_type()).map_err(failed)?);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(kept));
-        RecordBatch::try_new_with_options(self.schema.clone(), given, &options).map_err(failed)
+        let selected = RecordBatch::try_new_with_options(self.schema.clone(), given, &options).map_err(failed)?;
+        scrub_batch(&selected)
     }
 
     fn is_read_by_condition(&self, column: usize) -> bool {
