@@ -128,7 +128,7 @@ pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
         Command::Catalogue(CatalogueCommand::Submit(args)) => acts::submit(app, &args).await?,
         Command::Catalogue(CatalogueCommand::Review(args)) => acts::review(app, &args).await?,
         Command::Catalogue(CatalogueCommand::List) => look::list(app, Kind::Catalogue).await?,
-        Command::Catalogue(CatalogueCommand::Show(args)) => look::show(app, Kind::Catalogue, &args.id).await?,
+        Command::Catalogue(CatalogueCommand::Show(args)) => look::show_entry(app, &args).await?,
         Command::Apply(args) => acts::apply(app, &args).await?,
         Command::Application(ApplicationCommand::List) => look::list(app, Kind::Application).await?,
         Command::Application(ApplicationCommand::Show(args)) => look::show(app, Kind::Application, &args.id).await?,

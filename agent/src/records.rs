@@ -32,6 +32,10 @@ pub enum Kind {
     Inbox,
     /// This agent, as the gateway knows it.
     Status,
+    /// Versions of an entry.
+    Version,
+    /// Regions of a version.
+    VersionRegion,
 }
 
 impl Kind {
@@ -45,6 +49,8 @@ impl Kind {
             Self::StandingOrder => "standing-order",
             Self::Inbox => "inbox",
             Self::Status => "status",
+            Self::Version => "version",
+            Self::VersionRegion => "version_region",
         }
     }
 }
@@ -54,10 +60,18 @@ impl Kind {
 /// # Errors
 /// A refusal; a gateway whose pages have no end.
 pub async fn all<C: Channel>(session: &Session<C>, kind: Kind) -> Result<Vec<Value>, AgentError> {
+    all_of(session, kind, "").await
+}
+
+/// Every record of a kind that belongs to `id`.
+///
+/// # Errors
+/// As for [`all`].
+pub async fn all_of<C: Channel>(session: &Session<C>, kind: Kind, id: &str) -> Result<Vec<Value>, AgentError> {
     let mut records = Vec::new();
     let mut after = String::new();
     for _ in 0..PAGES_MAX {
-        let page = read(session, Read { kind: kind.word().into(), id: String::new(), after: after.clone() }).await?;
+        let page = read(session, Read { kind: kind.word().into(), id: id.to_owned(), after: after.clone() }).await?;
         records.extend(page.records.into_iter().map(value).collect::<Result<Vec<_>, _>>()?);
         if page.next.is_empty() {
             return Ok(records);

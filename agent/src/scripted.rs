@@ -161,7 +161,12 @@ impl Gateway {
         if let Some(json) = receipt {
             return self.settle(json, writer, reader).await;
         }
-        let ready = PushReady { token: Bytes::from_static(b"token"), data_streams_max: 3, durable_follows: true };
+        let ready = PushReady {
+            token: Bytes::from_static(b"token"),
+            data_streams_max: 3,
+            durable_follows: true,
+            ..PushReady::default()
+        };
         reply(writer, reply::Reply::PushReady(ready)).await?;
         for part in durable.chunks(2) {
             let segments = part.iter().map(|p| p.0).collect();

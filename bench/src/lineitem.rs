@@ -5,6 +5,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Decimal128Array, RecordBatch, Strin
 use arrow::compute::cast;
 use arrow::csv::WriterBuilder;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::ipc::writer::FileWriter;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -28,6 +29,8 @@ pub enum Format {
     Parquet,
     /// CSV with a header.
     Csv,
+    /// An Arrow IPC file.
+    Arrow,
 }
 
 impl Format {
@@ -36,6 +39,7 @@ impl Format {
         match self {
             Self::Parquet => "parquet",
             Self::Csv => "csv",
+            Self::Arrow => "arrow",
         }
     }
 }
@@ -70,7 +74,7 @@ pub fn county_codes() -> Result<Vec<String>, BenchError> {
     reader.records().map(code).collect()
 }
 
-/// Writes `lineitem.parquet` or `lineitem.csv` and `lineitem.toml` into `dir`.
+/// Writes `lineitem.parquet`, `.csv` or `.arrow` and `lineitem.toml` into `dir`.
 ///
 /// # Errors
 /// What the system says.
@@ -96,6 +100,15 @@ pub fn write(dir: &Path, scale: f64, format: Format) -> Result<Written, BenchErr
                 writer.write(&batch).map_err(BenchError::data(failed()))?;
             }
             writer.close().map_err(BenchError::data(failed()))?;
+        }
+        Format::Arrow => {
+            let mut writer = FileWriter::try_new(file, &schema).map_err(BenchError::data(failed()))?;
+            for batch in batches {
+                let batch = with_region(&batch.map_err(BenchError::data("making rows"))?, &schema, &counties)?;
+                tally.add(&batch, counties.len())?;
+                writer.write(&batch).map_err(BenchError::data(failed()))?;
+            }
+            writer.finish().map_err(BenchError::data(failed()))?;
         }
         Format::Csv => {
             let mut writer = WriterBuilder::new().with_header(true).build(file);
@@ -185,6 +198,11 @@ fn column_sum(column: &ArrayRef) -> Result<i128, BenchError> {
     }
     let whole = cast(column, &DataType::Int64).map_err(BenchError::data("adding up"))?;
     Ok(whole.as_primitive::<Int64Type>().iter().flatten().map(i128::from).sum())
+}
+
+/// The names of its columns.
+pub fn columns() -> Vec<String> {
+    schema().fields().iter().map(|field| field.name().clone()).collect()
 }
 
 /// The catalogue entry of lineitem, as entry.toml.

@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, cost, decide, demo, kill, outside, revocation};
+use lingqu_bench::{baseline, cost, decide, demo, kill, kill_batch, outside, revocation};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -181,6 +181,12 @@ struct LineitemArgs {
 
 #[derive(Debug, Args)]
 struct KillArgs {
+    /// Kill pushes and pulls of rows instead of a push of a file: half of the kills each.
+    #[arg(long)]
+    batch: bool,
+    /// With --batch: TPC-H's scale of the rows.
+    #[arg(long, default_value_t = 0.3)]
+    scale: f64,
     /// The file's size, as `2GiB`, `512MiB` or bytes.
     #[arg(long, default_value = "2GiB", value_parser = size)]
     size: u64,
@@ -268,6 +274,13 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
         }
         Command::Kill(args) => {
             let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            if args.batch {
+                let options =
+                    kill_batch::Options { scale: args.scale, kills: args.kills, seed: args.seed, side: args.side };
+                let told = kill_batch::run(temp.path(), options)?;
+                println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
+                return Ok(ExitCode::SUCCESS);
+            }
             let options = kill::Options { bytes: args.size, kills: args.kills, seed: args.seed, side: args.side };
             let told = kill::run(temp.path(), options)?;
             println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);

@@ -1,5 +1,6 @@
 //! config.toml: every value has a default, and its reason stands beside it in the file that `init` writes.
 
+use crate::flow::retention::Retention;
 use crate::misuse::{Thresholds, thresholds};
 use serde::Deserialize;
 use std::net::SocketAddr;
@@ -29,6 +30,12 @@ agent_days = 30
 # Days that the gateway's own certificate lives. The gateway renews it by itself at two thirds.
 gateway_days = 30
 
+[lake]
+# Versions of an entry that are kept, the latest among them; 0 keeps all. What is let go is in the ledger, with its digests.
+versions_keep = 0
+# Days that a version is kept after a later one followed it; 0 for ever. With both, what either lets go goes.
+versions_days = 0
+
 [log]
 # "text" for people, "json" for collectors. Logs go to standard error.
 format = "text"
@@ -49,6 +56,8 @@ pub struct Config {
     pub agent_days: u32,
     /// Days that the gateway's certificate lives.
     pub gateway_days: u32,
+    /// Which versions are kept.
+    pub retention: Retention,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -103,7 +112,7 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let Raw { network, certificates, log, misuse } = toml::from_str(text).map_err(|e| e.to_string())?;
+        let Raw { network, certificates, lake, log, misuse } = toml::from_str(text).map_err(|e| e.to_string())?;
         check_address(&network.address)?;
         misuse.check()?;
         for (key, days) in [("agent_days", certificates.agent_days), ("gateway_days", certificates.gateway_days)] {
@@ -117,6 +126,7 @@ impl Config {
             http: network.http,
             agent_days: certificates.agent_days,
             gateway_days: certificates.gateway_days,
+            retention: Retention { versions: lake.versions_keep, days: lake.versions_days },
             log_format: log.format,
             log_filter: log.filter,
             misuse,
@@ -139,8 +149,16 @@ fn check_address(address: &str) -> Result<(), String> {
 struct Raw {
     network: Network,
     certificates: Certificates,
+    lake: Lake,
     log: Log,
     misuse: Thresholds,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Lake {
+    versions_keep: u64,
+    versions_days: u32,
 }
 
 #[derive(Deserialize)]

@@ -6,6 +6,7 @@
 //! Non-goals: this crate does no IO, starts no task and reads no clock.
 
 pub mod agency;
+pub mod changes;
 pub mod checkpoint;
 pub mod close;
 pub mod columns;
@@ -22,6 +23,7 @@ pub mod leaf;
 pub mod merkle;
 pub mod misuse;
 pub mod name;
+pub mod pages;
 pub mod plan;
 pub mod predicate;
 pub mod quality;
@@ -32,6 +34,7 @@ pub mod scope;
 pub mod session;
 pub mod spec;
 pub mod stream;
+pub mod views;
 pub mod wire;
 
 #[cfg(test)]

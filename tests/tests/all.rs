@@ -4,6 +4,8 @@
 
 #[path = "all/audit.rs"]
 mod audit;
+#[path = "all/changes.rs"]
+mod changes;
 #[path = "all/cuts.rs"]
 mod cuts;
 #[path = "all/decoders.rs"]

@@ -154,6 +154,14 @@ pub fn read(
     }
 }
 
+/// A Parquet file for who looks it through.
+///
+/// # Errors
+/// What the disk says.
+pub(crate) fn chunks(file: Box<dyn DiskFile>) -> io::Result<parquet::Chunks> {
+    parquet::Chunks::new(file)
+}
+
 /// An entry whose every value may be missing: what is missing is told row by row.
 fn opened(spec: &EntrySpec) -> EntrySpec {
     let mut open = spec.clone();

@@ -67,9 +67,16 @@ fn batch_rows(metadata: &ParquetMetaData) -> Option<usize> {
 }
 
 /// A file of the disk as Parquet reads it.
-struct Chunks {
+pub(crate) struct Chunks {
     file: Arc<dyn DiskFile>,
     len: u64,
+}
+
+impl Chunks {
+    pub(super) fn new(file: Box<dyn DiskFile>) -> std::io::Result<Self> {
+        let len = file.len()?;
+        Ok(Self { file: Arc::from(file), len })
+    }
 }
 
 impl Length for Chunks {
@@ -96,7 +103,7 @@ impl ChunkReader for Chunks {
     }
 }
 
-struct From {
+pub(crate) struct From {
     file: Arc<dyn DiskFile>,
     at: u64,
     len: u64,

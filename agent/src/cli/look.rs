@@ -1,6 +1,7 @@
 //! Looking: lists, single things, and this agent itself.
 
 use super::App;
+use super::args::ShowEntryArgs;
 use crate::error::AgentError;
 use crate::output::{Output, Table, clean};
 use crate::records::{self, Kind};
@@ -41,6 +42,14 @@ const fn columns(kind: Kind) -> &'static [Column] {
         ],
         Kind::Inbox => &[ID, ("act", "to do", "待办"), STATUS, NAME, ENTRY, REQUESTER],
         Kind::Status => &[ID, STATUS],
+        Kind::Version => &[
+            ("version", "version", "版本"),
+            ("rows", "rows", "行数"),
+            ("bytes", "bytes", "字节"),
+            ("rows_digest", "rows_digest", "数据行摘要"),
+            ("committed_at", "since", "时间"),
+        ],
+        Kind::VersionRegion => &[ID, NAME, ("rows", "rows", "行数"), ("rows_digest", "rows_digest", "数据行摘要")],
     }
 }
 
@@ -54,6 +63,17 @@ pub(super) async fn list(app: &App, kind: Kind) -> Result<(), AgentError> {
 pub(super) async fn show(app: &App, kind: Kind, id: &str) -> Result<(), AgentError> {
     let record = app.with_session(async |session| records::one(session, kind, id).await).await?;
     app.output.say(&record, |_| described(&record))
+}
+
+/// `catalogue show`: an entry, its versions, or the regions of one.
+pub(super) async fn show_entry(app: &App, args: &ShowEntryArgs) -> Result<(), AgentError> {
+    let (kind, id) = match args.version {
+        Some(version) => (Kind::VersionRegion, format!("{}@{version}", args.id)),
+        None if args.versions => (Kind::Version, args.id.clone()),
+        None => return show(app, Kind::Catalogue, &args.id).await,
+    };
+    let records = app.with_session(async |session| records::all_of(session, kind, &id).await).await?;
+    app.output.say(&Value::Array(records.clone()), |output| table(output, kind, &records))
 }
 
 /// `status`.

@@ -1,7 +1,7 @@
 //! Sending and getting, and what is under way.
 
 use super::args::PushBatchArgs;
-use super::args::{PullArgs, PushCommand, PushCommon, TransferCommand};
+use super::args::{BatchMode, PullArgs, PushCommand, PushCommon, TransferCommand};
 use super::{App, DONE, QUEUED, write_output};
 use crate::batch::ReadOptions;
 use crate::batch::reject::{RejectOptions, SHOWN_MAX};
@@ -16,6 +16,7 @@ use crate::transfer::{Env, Patience};
 use crate::upload::collect::{collect, collect_rows};
 use crate::upload::read::{self, Checked, How};
 use crate::upload::{batch, files};
+use lingqu_protocol::changes::changes_entry;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::{Disk, Timestamp};
 use lingqu_protocol::ids::TransferId;
@@ -169,7 +170,7 @@ fn how(args: &PushBatchArgs) -> Result<How, AgentError> {
         rows_max: args.reject_rows_max,
         percent_max: args.reject_percent_max,
     };
-    Ok(How { options, rejects })
+    Ok(How { options, rejects, as_rows: args.no_verbatim })
 }
 
 /// `push batch --check`: the report first, and then, where not all may be sent, an error.
@@ -179,6 +180,7 @@ async fn check(app: &App, args: &PushBatchArgs) -> Result<u8, AgentError> {
     let desk = Desk::new(app)?;
     let session = desk.link.open(crate::connect::Backoff::COMMAND).await?;
     let spec = batch::entry(&session, &args.entry).await?;
+    let spec = if args.mode == BatchMode::Changes { changes_entry(&spec) } else { spec };
     session.close();
     desk.link.goodbye().await;
     let how = how(args)?;
@@ -304,7 +306,7 @@ async fn transfer_data(desk: &Desk, record: &Record) -> Result<Value, AgentError
             let sent = batch::push(env, link, id, entry, mode, files.clone(), how).await?;
             json!({
                 "id": id, "transfer": id, "rows": sent.rows, "bytes": sent.bytes, "rows_digest": sent.rows_digest,
-                "read": sent.read, "rejected": sent.rejected, "marked": sent.marked, "reject_file": how.rejects.file,
+                "verbatim": sent.verbatim, "read": sent.read, "rejected": sent.rejected, "marked": sent.marked, "reject_file": how.rejects.file,
                 "sent_bytes": sent.sent_bytes, "receipt": sent.receipt, "seconds": sent.seconds,
             })
         }
@@ -348,13 +350,21 @@ pub(super) async fn transfer(app: &App, command: TransferCommand) -> Result<u8, 
 }
 
 fn show(app: &App, outbox: &Outbox, id: TransferId) -> Result<(), AgentError> {
-    let said = match (outbox.load(id)?, outbox.receipt(id)?) {
+    let receipt = outbox.receipt(id)?;
+    let mut said = match (outbox.load(id)?, &receipt) {
         (Some(record), _) => shown(outbox, &record),
         (None, Some(_)) => {
             json!({"id": id, "transfer": id, "state": "done", "receipt": outbox.receipt_path(id)})
         }
         (None, None) => return Err(missing(id)),
     };
+    let statement = receipt.and_then(|json| Receipt::from_json(&json).ok()).map(|receipt| receipt.statement);
+    if let (Some(fields), Some(statement)) = (said.as_object_mut(), statement) {
+        fields.insert("version".into(), json!(statement.dataset_version));
+        fields.insert("rows".into(), json!(statement.rows));
+        fields.insert("bytes_root".into(), json!(statement.bytes_root));
+        fields.insert("rows_digest".into(), json!(statement.rows_digest));
+    }
     app.output.say(&said, |o| lines(o, &said))
 }
 

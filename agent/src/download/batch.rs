@@ -1,9 +1,11 @@
-//! Fetches rows on one stream and writes them where they are wanted.
+//! Fetches rows on one stream and writes them where they are wanted. What came is kept beside the output, so that a pull
+//! which was cut goes on after it; only a stream on standard output cannot be taken up again.
 //!
 //! Frames go to a thread of their own over a short queue, so that what the gateway says on the control stream is heard
 //! while the output is blocked: a pull into a pipe that nobody reads still ends in the moment in which its permission
 //! does. That thread is no task of the runtime, so a program that ends does not wait for it.
 
+use super::journal::{Arrived, Journal, Place, Saved};
 use super::{is_there, place, staging_path};
 use crate::batch::sink::{Format, Sink, SinkError, WriteOptions};
 use crate::connect::{ControlStream, unexpected};
@@ -11,17 +13,17 @@ use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
 use crate::transfer::{Env, Expected, Meter, blocking, peer, reason, settle, settle_at_once};
 use bytes::Bytes;
-use lingqu_protocol::digest::{Algorithm, Digest};
+use lingqu_protocol::digest::Digest;
 use lingqu_protocol::frame::Event;
 use lingqu_protocol::host::Disk;
 use lingqu_protocol::ids::TransferId;
-use lingqu_protocol::ipc::{Decoder, IpcError};
+use lingqu_protocol::ipc::{BatchRoot, Decoder, IpcError};
 use lingqu_protocol::receipt::Receipt;
 use lingqu_protocol::rows::RowsDigest;
 use lingqu_protocol::session::{FrameReader, SessionError, event_name};
 use lingqu_protocol::stream::{Channel, RecvHalf, StreamError};
 use lingqu_protocol::wire::reply::Reply;
-use lingqu_protocol::wire::{DataHello, PullDone, PullEnd, PullReady, PullStart, step};
+use lingqu_protocol::wire::{self, DataHello, Mark, PullDone, PullEnd, PullReady, PullStart, step};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -76,6 +78,9 @@ pub(super) struct RowsPull {
     begun_stream: bool,
     /// All of it lies in its place but for the name; only the receipt is missing.
     whole: Option<(u64, Arrived)>,
+    place: Place,
+    /// What is durable from before.
+    saved: Option<Saved>,
 }
 
 impl RowsPull {
@@ -90,7 +95,28 @@ impl RowsPull {
             stdout: Some(stdout),
             begun_stream: false,
             whole: None,
+            place: Place::beside(env.disk.clone(), &work.out, transfer),
+            saved: None,
         }
+    }
+
+    /// Looks for what is durable of an earlier attempt; gives the version that it was of, and the gateway's mark.
+    pub(super) async fn look(&mut self) -> Result<Option<(u64, Bytes)>, AgentError> {
+        if Format::of(&self.out).is_ok_and(|format| format == Format::Stream) {
+            return Ok(None);
+        }
+        let (place, out) = (self.place.clone(), self.out.clone());
+        self.saved = blocking(move || place.load().map_err(|e| AgentError::io("reading", &out, &e))).await?;
+        let Some(saved) = &self.saved else { return Ok(None) };
+        if let Some(whole) = saved.whole.clone().filter(|_| self.staged.is_file()) {
+            self.whole = Some((saved.version, whole));
+        }
+        Ok(Some((saved.version, saved.mark())))
+    }
+
+    /// Bytes that were durable when the last connection began.
+    pub(super) fn progress(&self) -> u64 {
+        self.saved.as_ref().map_or(0, Saved::bytes)
     }
 
     /// Whether another connection could go on.
@@ -141,7 +167,7 @@ impl RowsPull {
         ready: PullReady,
     ) -> Result<GotRows, AgentError> {
         let format = Format::of(&self.out)?;
-        let output = self.output(format).await?;
+        let output = self.output(format, &ready).await?;
         control.step(step::Step::PullStart(PullStart::default())).await?;
         let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };
         let writer = Writer::start(output, self.meter.clone())?;
@@ -158,6 +184,8 @@ impl RowsPull {
         if let Err(error) = check_end(&end, &arrived) {
             writer.stop.store(true, Ordering::SeqCst);
             self.discard(format).await?;
+            // What was kept is not what was sent: the next try begins anew.
+            self.forget().await?;
             return Err(error);
         }
         writer.finish().await?;
@@ -187,7 +215,14 @@ impl RowsPull {
             return Ok(());
         }
         let (disk, staged, out) = (self.env.disk.clone(), self.staged.clone(), self.out.clone());
-        blocking(move || place(&*disk, &staged, &out).map_err(|e| AgentError::io("placing", &out, &e))).await
+        blocking(move || place(&*disk, &staged, &out).map_err(|e| AgentError::io("placing", &out, &e))).await?;
+        self.forget().await
+    }
+
+    /// Removes what was kept to go on with.
+    async fn forget(&self) -> Result<(), AgentError> {
+        let (kept, out) = (self.place.clone(), self.out.clone());
+        blocking(move || kept.remove().map_err(|e| AgentError::io("removing what was kept of", &out, &e))).await
     }
 
     fn got(&self, version: u64, arrived: Arrived, receipt: PathBuf) -> GotRows {
@@ -205,11 +240,21 @@ impl RowsPull {
         }
     }
 
-    async fn output(&mut self, format: Format) -> Result<Output, AgentError> {
+    async fn output(&mut self, format: Format, ready: &PullReady) -> Result<Output, AgentError> {
         if format != Format::Stream {
             self.discard(format).await?;
+            let (kept, version, out) = (self.place.clone(), ready.version, self.out.clone());
+            let saved = self.saved.clone().filter(|_| ready.goes_on);
+            let journal = blocking(move || {
+                let journal = match saved {
+                    Some(saved) => kept.go_on(saved),
+                    None => kept.begin(version),
+                };
+                journal.map_err(|e| AgentError::io("keeping what comes of", &out, &e))
+            });
+            let journal = Box::new(journal.await?);
             let (disk, path, options) = (self.env.disk.clone(), self.staged.clone(), self.options);
-            return Ok(Output::File { disk, path, format, options });
+            return Ok(Output::File { disk, path, format, options, journal });
         }
         self.begun_stream = true;
         self.stdout.take().map(|out| Output::Stream(out())).ok_or_else(|| {
@@ -266,7 +311,7 @@ async fn flow<C: Channel>(
                 _ => return Err(writer.failed().await),
             },
             frame = next(&mut data), if waiting.is_none() && !all_read => match frame? {
-                Some(body) => waiting = Some(Message::Frame(body)),
+                Some(message) => waiting = Some(message),
                 None => {
                     all_read = true;
                     let (answer, sum) = oneshot::channel();
@@ -292,9 +337,13 @@ async fn wait(asked: &mut Option<oneshot::Receiver<Arrived>>) -> Option<Arrived>
     }
 }
 
-async fn next<R: RecvHalf>(data: &mut FrameReader<R>) -> Result<Option<Bytes>, AgentError> {
+async fn next<R: RecvHalf>(data: &mut FrameReader<R>) -> Result<Option<Message>, AgentError> {
     match data.next().await? {
-        Some(Event::Batch(body)) => Ok(Some(body)),
+        Some(Event::Batch(body)) => Ok(Some(Message::Frame(body))),
+        Some(Event::Control(body)) => {
+            let mark: Mark = wire::decode(body).map_err(SessionError::from)?;
+            Ok(Some(Message::Mark(mark.token)))
+        }
         None => Ok(None),
         other => Err(SessionError::Unexpected { expected: "a batch", got: event_name(other.as_ref()) }.into()),
     }
@@ -344,25 +393,31 @@ fn check_end(end: &PullEnd, arrived: &Arrived) -> Result<(), AgentError> {
 }
 
 enum Output {
-    File { disk: Arc<dyn Disk>, path: PathBuf, format: Format, options: WriteOptions },
+    File {
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        format: Format,
+        options: WriteOptions,
+        journal: Box<Journal>,
+    },
+    /// A file whose journal is held elsewhere.
+    Plain {
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        format: Format,
+        options: WriteOptions,
+    },
     Stream(Box<dyn io::Write + Send>),
 }
 
 enum Message {
     Frame(Bytes),
+    /// The gateway's mark behind the frames so far.
+    Mark(Bytes),
     /// All frames came: says what they were.
     Sum(oneshot::Sender<Arrived>),
     /// They are what the gateway sent: ends the format.
     Finish(oneshot::Sender<()>),
-}
-
-/// What came, as counted here.
-#[derive(Clone, Debug)]
-struct Arrived {
-    rows: u64,
-    bytes: u64,
-    bytes_root: Digest,
-    rows_digest: Digest,
 }
 
 /// The thread that writes.
@@ -414,61 +469,25 @@ fn write(
     stop: &AtomicBool,
     meter: &Meter,
 ) -> Result<(), AgentError> {
-    let path = match &output {
-        Output::File { path, .. } => path.clone(),
-        Output::Stream(_) => PathBuf::from("standard output"),
-    };
-    let failed = |e: SinkError| e.at(&path);
-    let mut output = Some(output);
-    let mut decoder = Decoder::default();
-    let mut rows: Option<(RowsDigest, Sink)> = None;
-    let mut root = blake3::Hasher::new();
-    let mut bytes = 0;
+    let mut writing = Writing::new(output);
+    writing.replay(stop)?;
     while let Some(message) = messages.blocking_recv() {
         if stop.load(Ordering::SeqCst) {
             return Ok(());
         }
         match message {
             Message::Frame(body) => {
-                root.update(&body);
-                bytes += body.len() as u64;
                 meter.add(body.len() as u64);
-                let batch = decoder.decode(body.clone()).map_err(|e| not_rows(&e))?;
-                match (batch, &mut rows) {
-                    (Some(batch), Some((digest, sink))) => {
-                        digest.update(&batch).map_err(|e| peer(e.to_string(), e.to_string()))?;
-                        sink.batch(&batch, &body).map_err(failed)?;
-                    }
-                    (None, slot @ None) => {
-                        let schema = decoder.schema().ok_or_else(|| not_rows(&IpcError::NoSchema))?.clone();
-                        let digest = RowsDigest::of_schema(&schema)
-                            .ok_or_else(|| peer("columns of a type that is not sent", "列类型不受支持"))?;
-                        let mut sink = match output.take() {
-                            Some(Output::File { disk, path, format, options }) => {
-                                Sink::create(&*disk, &path, format, options, schema)
-                            }
-                            Some(Output::Stream(out)) => Ok(Sink::stream(out)),
-                            None => return Ok(()),
-                        }
-                        .map_err(failed)?;
-                        sink.schema(&body).map_err(failed)?;
-                        *slot = Some((digest, sink));
-                    }
-                    _ => return Err(not_rows(&IpcError::NoSchema)),
-                }
+                writing.frame(body)?;
             }
+            Message::Mark(token) => writing.mark(&token)?,
             Message::Sum(answer) => {
-                let Some((digest, _)) = &rows else { return Err(not_rows(&IpcError::NoSchema)) };
-                let bytes_root = Digest { algorithm: Algorithm::Blake3, bytes: *root.clone().finalize().as_bytes() };
-                let arrived = Arrived { rows: digest.sum().count, bytes, bytes_root, rows_digest: digest.finish() };
-                if answer.send(arrived).is_err() {
+                if answer.send(writing.arrived()?).is_err() {
                     return Ok(());
                 }
             }
             Message::Finish(answer) => {
-                if let Some((_, sink)) = rows.take() {
-                    sink.finish().map_err(failed)?;
-                }
+                writing.finish()?;
                 // The pull that asked may have been given up.
                 let _gone = answer.send(());
                 return Ok(());
@@ -476,6 +495,110 @@ fn write(
         }
     }
     Ok(())
+}
+
+/// Frames on their way to the output.
+struct Writing {
+    path: PathBuf,
+    output: Option<Output>,
+    journal: Option<Box<Journal>>,
+    decoder: Decoder,
+    rows: Option<(RowsDigest, Sink)>,
+    root: BatchRoot,
+}
+
+impl Writing {
+    fn new(output: Output) -> Self {
+        let (path, output, journal) = match output {
+            Output::File { disk, path, format, options, journal } => {
+                (path.clone(), Output::Plain { disk, path, format, options }, Some(journal))
+            }
+            other => (PathBuf::from("standard output"), other, None),
+        };
+        let (decoder, root) = (Decoder::default(), BatchRoot::default());
+        Self { path, output: Some(output), journal, decoder, rows: None, root }
+    }
+
+    /// Takes the frames that were kept from before.
+    fn replay(&mut self, stop: &AtomicBool) -> Result<(), AgentError> {
+        loop {
+            let Some(journal) = &mut self.journal else { return Ok(()) };
+            let kept = journal.replay().map_err(|e| AgentError::io("reading what was kept of", &self.path, &e))?;
+            let Some(body) = kept else { return Ok(()) };
+            if stop.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            self.take(body)?;
+        }
+    }
+
+    /// Takes a frame that came, and keeps it.
+    fn frame(&mut self, body: Bytes) -> Result<(), AgentError> {
+        if let Some(journal) = &mut self.journal {
+            if self.rows.is_some() && journal.first() == Some(&body) {
+                // The schema again, for a pull that goes on; it was counted then.
+                return Ok(());
+            }
+            journal.frame(&body).map_err(|e| AgentError::io("keeping what comes of", &self.path, &e))?;
+        }
+        self.take(body)
+    }
+
+    fn mark(&mut self, token: &[u8]) -> Result<(), AgentError> {
+        let Some(journal) = &mut self.journal else { return Ok(()) };
+        journal.mark(token).map_err(|e| AgentError::io("keeping what comes of", &self.path, &e))
+    }
+
+    fn take(&mut self, body: Bytes) -> Result<(), AgentError> {
+        let failed = |e: SinkError| e.at(&self.path);
+        self.root.add([&body[..]]);
+        let batch = self.decoder.decode(body.clone()).map_err(|e| not_rows(&e))?;
+        match (batch, &mut self.rows) {
+            (Some(batch), Some((digest, sink))) => {
+                digest.update(&batch).map_err(|e| peer(e.to_string(), e.to_string()))?;
+                sink.batch(&batch, &body).map_err(failed)
+            }
+            (None, slot @ None) => {
+                let schema = self.decoder.schema().ok_or_else(|| not_rows(&IpcError::NoSchema))?.clone();
+                let digest = RowsDigest::of_schema(&schema)
+                    .ok_or_else(|| peer("columns of a type that is not sent", "列类型不受支持"))?;
+                let mut sink = match self.output.take() {
+                    Some(Output::Plain { disk, path, format, options }) => {
+                        Sink::create(&*disk, &path, format, options, schema)
+                    }
+                    Some(Output::Stream(out)) => Ok(Sink::stream(out)),
+                    Some(Output::File { .. }) | None => return Ok(()),
+                }
+                .map_err(failed)?;
+                sink.schema(&body).map_err(failed)?;
+                *slot = Some((digest, sink));
+                Ok(())
+            }
+            _ => Err(not_rows(&IpcError::NoSchema)),
+        }
+    }
+
+    fn arrived(&self) -> Result<Arrived, AgentError> {
+        let Some((digest, _)) = &self.rows else { return Err(not_rows(&IpcError::NoSchema)) };
+        Ok(Arrived {
+            rows: digest.sum().count,
+            bytes: self.root.bytes(),
+            bytes_root: self.root.digest(),
+            rows_digest: digest.finish(),
+        })
+    }
+
+    /// Ends the format, and writes down that all of it is there.
+    fn finish(&mut self) -> Result<(), AgentError> {
+        let arrived = self.arrived()?;
+        if let Some((_, sink)) = self.rows.take() {
+            sink.finish().map_err(|e| e.at(&self.path))?;
+        }
+        if let Some(journal) = &mut self.journal {
+            journal.whole(&arrived).map_err(|e| AgentError::io("keeping what comes of", &self.path, &e))?;
+        }
+        Ok(())
+    }
 }
 
 fn not_rows(error: &IpcError) -> AgentError {

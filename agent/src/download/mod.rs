@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod files;
+mod journal;
 mod manifest;
 mod receive;
 mod staging;
@@ -13,6 +14,7 @@ use crate::connect::{Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
 use crate::transfer::{Dial, Env, Tries, answer, blocking, peer};
+use bytes::Bytes;
 use lingqu_protocol::host::Disk;
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::stream::Channel;
@@ -57,9 +59,17 @@ pub async fn pull<D: Dial>(
     let mut version = if work.version == 0 { files.version_begun().await?.unwrap_or(0) } else { work.version };
     let mut tries = Tries::new(env.patience);
     loop {
+        let kept = rows.look().await?;
+        let mark = match kept {
+            Some((of, mark)) if version == 0 || version == of => {
+                version = of;
+                mark
+            }
+            _ => Bytes::new(),
+        };
         let error = match dial.dial().await {
             Ok(session) => {
-                let outcome = attempt(&mut files, &mut rows, &session, transfer, work, &mut version).await;
+                let outcome = attempt(&mut files, &mut rows, &session, transfer, work, (&mut version, mark)).await;
                 session.close_after(&outcome);
                 match outcome {
                     Ok(got) => return Ok(got),
@@ -71,8 +81,8 @@ pub async fn pull<D: Dial>(
         if !rows.can_start_again() {
             return Err(error);
         }
-        // Rows start anew: what came of them is no progress.
-        tries.again(error, files.moved()).await?;
+        // What is durable is progress; what came and was lost is none.
+        tries.again(error, files.moved() + rows.progress()).await?;
     }
 }
 
@@ -82,7 +92,7 @@ async fn attempt<C: Channel>(
     session: &Session<C>,
     transfer: TransferId,
     work: &PullWork,
-    version: &mut u64,
+    (version, mark): (&mut u64, Bytes),
 ) -> Result<Got, AgentError> {
     let ask = Pull {
         transfer: transfer.to_string(),
@@ -93,6 +103,7 @@ async fn attempt<C: Channel>(
         r#where: work.where_text.clone(),
         region: work.region.clone(),
         purpose: work.purpose.clone(),
+        mark,
     };
     let mut control = session.request(request::Ask::Pull(ask)).await?;
     let ready = match answer(&mut control).await? {
@@ -138,7 +149,8 @@ pub fn clean(disk: &dyn Disk, transfer: TransferId, out: &Path) -> Result<(), Ag
     };
     match removed {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(AgentError::io("removing", &staged, &e)),
-        _ => Ok(()),
+        _ => journal::remove_beside(disk, out, transfer)
+            .map_err(|e| AgentError::io("removing what was kept of", out, &e)),
     }
 }
 

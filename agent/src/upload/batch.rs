@@ -1,9 +1,10 @@
-//! Sends rows on one stream. A connection that is lost starts it again: nothing of a push of rows is kept that was not
-//! acknowledged.
+//! Sends rows on one stream. A push that was cut goes on after the rows that are durable at the gateway: the source is read
+//! from its beginning, and where its first rows are not those that lie there, it has changed.
 
 use super::collect::stat;
 use super::read::{How, Summary, read_all, reread};
 use super::segment::changed;
+use super::verbatim;
 use crate::connect::{ControlStream, Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::SourceFile;
@@ -12,15 +13,18 @@ use crate::transfer::{
     Dial, Env, Expected, Meter, Tries, answer, blocking, peer, reason, settle, settle_at_once, task_failed,
 };
 use bytes::Bytes;
+use lingqu_protocol::changes::changes_entry;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec};
 use lingqu_protocol::ids::TransferId;
+use lingqu_protocol::rows::RowsSum;
 use lingqu_protocol::session::FrameWriter;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{DataHello, PushBatch, PushEnd, request, step};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// Batches read ahead of the network.
@@ -43,6 +47,8 @@ pub struct SentRows {
     pub rejected: u64,
     /// Rows that were sent and named.
     pub marked: u64,
+    /// Whether Parquet files went as they are.
+    pub verbatim: bool,
     /// Bytes that this run put on the wire.
     pub sent_bytes: u64,
     /// Where the receipt lies.
@@ -68,7 +74,8 @@ pub async fn entry<C: Channel>(session: &Session<C>, entry: &str) -> Result<Entr
     Err(AgentError::Usage(told.next("use `lingqu push file`", "请使用 `lingqu push file`")))
 }
 
-/// Sends the rows of `files` as transfer `transfer`. `mode` is `full` or `append`.
+/// Sends the rows of `files` as transfer `transfer`. `mode` is `full`, `append` or `changes`. Parquet files that fit go as
+/// they are, see [`super::verbatim`].
 ///
 /// # Errors
 /// Rows that are not what the entry says, a source that changed meanwhile (both exit code 7), what the gateway refuses,
@@ -82,7 +89,24 @@ pub async fn push<D: Dial>(
     files: Vec<SourceFile>,
     how: &How,
 ) -> Result<SentRows, AgentError> {
-    let job = Job { env, transfer, entry, mode, files, how, meter: Arc::new(Meter::new(0, env.show_progress)) };
+    let why = match verbatim::may(mode, &files, how) {
+        Ok(()) => match fits(env, dial, entry, &files).await? {
+            Ok(()) => return verbatim::push(env, dial, transfer, entry, mode, files).await,
+            Err(why) => why,
+        },
+        Err(why) => why,
+    };
+    tracing::info!(%transfer, %why, "these files go as rows");
+    let job = Job {
+        env,
+        transfer,
+        entry,
+        mode,
+        files,
+        how,
+        meter: Arc::new(Meter::new(0, env.show_progress)),
+        durable_rows: AtomicU64::new(0),
+    };
     let mut tries = Tries::new(env.patience);
     loop {
         let error = match dial.dial().await {
@@ -99,6 +123,7 @@ pub async fn push<D: Dial>(
                             read: summary.read,
                             rejected: summary.rejected,
                             marked: summary.marked,
+                            verbatim: false,
                             sent_bytes: job.meter.moved(),
                             receipt,
                             seconds: job.meter.elapsed().as_secs_f64(),
@@ -109,9 +134,34 @@ pub async fn push<D: Dial>(
             }
             Err(error) => error,
         };
-        // Every try starts anew, so bytes that moved are no progress.
-        tries.again(error, 0).await?;
+        // What is durable is progress; what was sent and lost is none.
+        tries.again(error, job.durable_rows.load(Ordering::Relaxed)).await?;
     }
+}
+
+/// Whether files go as they are, once the entry is known.
+async fn fits<D: Dial>(
+    env: &Env,
+    dial: &D,
+    name: &str,
+    files: &[SourceFile],
+) -> Result<Result<(), verbatim::Why>, AgentError> {
+    let mut tries = Tries::new(env.patience);
+    let spec = loop {
+        let error = match dial.dial().await {
+            Ok(session) => {
+                let outcome = entry(&session, name).await;
+                session.close_after(&outcome);
+                match outcome {
+                    Ok(spec) => break spec,
+                    Err(error) => error,
+                }
+            }
+            Err(error) => error,
+        };
+        tries.again(error, 0).await?;
+    };
+    verbatim::fits(env, &spec, files).await
 }
 
 struct Job<'a> {
@@ -122,14 +172,21 @@ struct Job<'a> {
     files: Vec<SourceFile>,
     how: &'a How,
     meter: Arc<Meter>,
+    /// Rows that were durable when a connection began.
+    durable_rows: AtomicU64,
 }
 
 impl Job<'_> {
     async fn attempt<C: Channel>(&self, session: &Session<C>) -> Result<(Summary, PathBuf), AgentError> {
         let spec = entry(session, self.entry).await?;
+        let spec = if self.mode == "changes" { changes_entry(&spec) } else { spec };
         self.unchanged().await?;
-        let ask =
-            PushBatch { transfer: self.transfer.to_string(), entry: self.entry.to_owned(), mode: self.mode.to_owned() };
+        let ask = PushBatch {
+            transfer: self.transfer.to_string(),
+            entry: self.entry.to_owned(),
+            mode: self.mode.to_owned(),
+            ..PushBatch::default()
+        };
         let mut control = session.request(request::Ask::PushBatch(ask)).await?;
         let ready = match answer(&mut control).await? {
             Reply::PushReady(ready) => ready,
@@ -143,7 +200,9 @@ impl Job<'_> {
             other => return Err(unexpected("leave to push", &other)),
         };
         let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };
-        let summary = self.send(session.channel(), &mut control, hello, spec).await?;
+        let durable = durable_rows(&ready.rows_sum)?;
+        self.durable_rows.store(durable.count, Ordering::Relaxed);
+        let summary = self.send(session.channel(), &mut control, hello, spec, durable).await?;
         self.unchanged().await?;
         let end = PushEnd {
             bytes: summary.bytes,
@@ -178,10 +237,11 @@ impl Job<'_> {
         control: &mut ControlStream<C>,
         hello: DataHello,
         spec: EntrySpec,
+        durable: RowsSum,
     ) -> Result<Summary, AgentError> {
         let (tx, mut rx) = mpsc::channel::<Vec<Bytes>>(READ_AHEAD);
         let (env, files, meter, how) = (self.env.clone(), self.files.clone(), self.meter.clone(), self.how.clone());
-        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, &how, Some(&tx))));
+        let reading = tokio::spawn(blocking(move || read_all(&env, &spec, &files, &how, Some((&tx, durable)))));
         let sending = async {
             let mut writer = FrameWriter::new(channel.open_uni().await?);
             writer.message(&hello).await?;
@@ -225,4 +285,14 @@ impl Job<'_> {
         })
         .await
     }
+}
+
+/// What the gateway says of the rows that it has.
+fn durable_rows(said: &[u8]) -> Result<RowsSum, AgentError> {
+    if said.is_empty() {
+        return Ok(RowsSum::default());
+    }
+    let said = said.try_into();
+    let said = said.map_err(|_| peer("rows that are durable, in no form that is known", "网关返回的续传信息无效"))?;
+    Ok(RowsSum::from_bytes(said))
 }

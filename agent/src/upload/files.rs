@@ -14,14 +14,14 @@ use crate::transfer::{
 };
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::fileset::{FileEntry, set_root};
+use lingqu_protocol::fileset::{FileEntry, parts_root, set_root};
 use lingqu_protocol::frame::{self, FrameKind};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::plan::Plan;
 use lingqu_protocol::session::{FrameWriter, SessionError};
 use lingqu_protocol::stream::{Channel, SendHalf, StreamError};
 use lingqu_protocol::wire::{
-    DATA_STREAMS_MAX, DataHello, ManifestFile, ManifestPart, PushEnd, PushFiles, reply, request, step,
+    DATA_STREAMS_MAX, DataHello, ManifestFile, ManifestPart, PushBatch, PushEnd, PushFiles, reply, request, step,
 };
 use prost::Message;
 use std::collections::HashMap;
@@ -65,6 +65,19 @@ struct Job {
     plan: Arc<Plan>,
     roots: Mutex<Roots>,
     meter: Meter,
+    kind: SetOf,
+}
+
+/// What a set of files is to the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum SetOf {
+    /// A version of files.
+    Files,
+    /// Rows, as Parquet files that stay as they are.
+    Rows {
+        /// `full` or `append`.
+        mode: String,
+    },
 }
 
 /// Sends `files`, whose names ascend, as transfer `transfer` for `entry`. Tries again when a connection is lost.
@@ -78,6 +91,18 @@ pub async fn push<D: Dial>(
     entry: &str,
     files: Vec<SourceFile>,
 ) -> Result<Sent, AgentError> {
+    push_set(env, dial, transfer, entry, files, SetOf::Files).await
+}
+
+/// As [`push`], of a set that may be rows.
+pub(super) async fn push_set<D: Dial>(
+    env: &Env,
+    dial: &D,
+    transfer: TransferId,
+    entry: &str,
+    files: Vec<SourceFile>,
+    kind: SetOf,
+) -> Result<Sent, AgentError> {
     let plan =
         Arc::new(Plan::new(files.iter().map(|f| f.bytes).collect()).map_err(|e| {
             AgentError::Usage(Told::new("file_set", e.to_string(), format!("文件集合不符合要求：{e}")))
@@ -85,7 +110,7 @@ pub async fn push<D: Dial>(
     let meter = Meter::new(plan.bytes(), env.show_progress);
     let roots = Mutex::new(Roots::new(plan.clone()));
     let before = checked(&files).await?;
-    let job = Arc::new(Job { env: env.clone(), transfer, files, plan, roots, meter });
+    let job = Arc::new(Job { env: env.clone(), transfer, files, plan, roots, meter, kind });
     let mut tries = Tries::new(env.patience);
     let mut resumed_bytes = None;
     loop {
@@ -163,6 +188,18 @@ async fn attempt<C: Channel>(
 }
 
 fn expected(job: &Job, set: &[FileEntry]) -> Expected {
+    if let SetOf::Rows { mode } = &job.kind {
+        // What the version holds: of a full push these files, of an append those before them too.
+        let full = mode == "full";
+        return Expected {
+            transfer: job.transfer,
+            bytes_root: full.then(|| parts_root(set.iter().map(|file| (file.bytes, file.root)))),
+            rows_digest: None,
+            bytes: full.then(|| job.plan.bytes()),
+            files: None,
+            rows: None,
+        };
+    }
     Expected {
         transfer: job.transfer,
         bytes_root: Some(set_root(set)),
@@ -175,13 +212,15 @@ fn expected(job: &Job, set: &[FileEntry]) -> Expected {
 
 /// Asks, and names the files.
 async fn announce<C: Channel>(job: &Job, session: &Session<C>, entry: &str) -> Result<ControlStream<C>, AgentError> {
-    let ask = PushFiles {
-        transfer: job.transfer.to_string(),
-        entry: entry.to_owned(),
-        files: job.files.len() as u32,
-        bytes: job.plan.bytes(),
+    let (transfer, entry) = (job.transfer.to_string(), entry.to_owned());
+    let (files, bytes) = (job.files.len() as u32, job.plan.bytes());
+    let ask = match &job.kind {
+        SetOf::Files => request::Ask::PushFiles(PushFiles { transfer, entry, files, bytes }),
+        SetOf::Rows { mode } => {
+            request::Ask::PushBatch(PushBatch { transfer, entry, mode: mode.clone(), files, bytes })
+        }
     };
-    let mut control = session.request(request::Ask::PushFiles(ask)).await?;
+    let mut control = session.request(ask).await?;
     let names = async {
         let mut part = ManifestPart::default();
         let mut part_bytes = 0;

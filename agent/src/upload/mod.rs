@@ -5,6 +5,7 @@ pub mod collect;
 pub mod files;
 pub mod read;
 mod segment;
+pub mod verbatim;
 
 #[cfg(test)]
 mod tests;

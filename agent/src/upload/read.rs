@@ -1,5 +1,6 @@
 //! Files of rows on their way out: read, sifted, digested, and cut into frames.
 
+use super::segment::changed;
 use crate::batch::reject::{RejectOptions, Tally};
 use crate::batch::sift::Sieve;
 use crate::batch::{self, ReadOptions};
@@ -13,7 +14,7 @@ use lingqu_protocol::digest::{Algorithm, Digest};
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::frame::{self, FrameKind};
 use lingqu_protocol::ipc;
-use lingqu_protocol::rows::RowsDigest;
+use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use lingqu_protocol::session::SessionError;
 use tokio::sync::mpsc;
 
@@ -28,6 +29,8 @@ pub struct How {
     pub options: ReadOptions,
     /// What is done about dirty rows.
     pub rejects: RejectOptions,
+    /// Sends Parquet files as rows even where they could go as they are.
+    pub as_rows: bool,
 }
 
 /// What a reading of all files came to. Rows read are rows sent and rows left behind.
@@ -60,16 +63,19 @@ pub struct Checked {
     pub failed: Vec<AgentError>,
 }
 
-/// Reads every file in order, and hands the frames of its batches to `out`. Blocks.
+/// Where frames go, and what of the rows need not go: the first ones, where they are those that are durable.
+pub type Out<'a> = (&'a mpsc::Sender<Vec<Bytes>>, RowsSum);
+
+/// Reads every file in order, and hands the frames of its batches to `out`, but for the rows that are durable. Blocks.
 ///
 /// # Errors
-/// A file that cannot be read, or more dirty rows than may stay behind.
+/// A file that cannot be read, or more dirty rows than may stay behind; first rows that are not those that are durable.
 pub fn read_all(
     env: &Env,
     spec: &EntrySpec,
     files: &[SourceFile],
     how: &How,
-    out: Option<&mpsc::Sender<Vec<Bytes>>>,
+    out: Option<Out<'_>>,
 ) -> Result<Summary, AgentError> {
     let mut tally = Tally::new(&*env.disk, &how.rejects, false)?;
     let mut reading = Reading::new(spec, out)?;
@@ -79,6 +85,10 @@ pub fn read_all(
         }
     }
     tally.finish()?;
+    if let (Some(file), true) = (files.last(), reading.frames.wanted && reading.skip.is_left()) {
+        // Fewer rows than are durable already.
+        return Err(changed(&file.path));
+    }
     Ok(reading.finish(&tally))
 }
 
@@ -127,14 +137,43 @@ struct Reading<'a> {
     sieve: Sieve<'a>,
     frames: Frames<'a>,
     digest: RowsDigest,
+    skip: Skip,
+}
+
+/// Rows that are durable already and are not sent.
+struct Skip {
+    durable: RowsSum,
+    seen: RowsDigest,
+}
+
+impl Skip {
+    fn is_left(&self) -> bool {
+        self.seen.sum().count < self.durable.count
+    }
+
+    /// What is left of a batch to send; none while its rows are durable.
+    fn rest(&mut self, batch: &RecordBatch, file: &SourceFile) -> Result<Option<RecordBatch>, AgentError> {
+        let known = self.durable.count.saturating_sub(self.seen.sum().count);
+        let skip = usize::try_from(known).unwrap_or(usize::MAX).min(batch.num_rows());
+        if skip == 0 {
+            return Ok(Some(batch.clone()));
+        }
+        self.seen.update(&batch.slice(0, skip)).map_err(|e| machine(&e))?;
+        if !self.is_left() && self.seen.sum() != self.durable {
+            return Err(changed(&file.path));
+        }
+        Ok((skip < batch.num_rows()).then(|| batch.slice(skip, batch.num_rows() - skip)))
+    }
 }
 
 impl<'a> Reading<'a> {
-    fn new(spec: &'a EntrySpec, out: Option<&'a mpsc::Sender<Vec<Bytes>>>) -> Result<Self, AgentError> {
+    fn new(spec: &'a EntrySpec, out: Option<Out<'a>>) -> Result<Self, AgentError> {
+        let (out, durable) = out.map_or((None, RowsSum::default()), |(out, durable)| (Some(out), durable));
+        let skip = Skip { durable, seen: RowsDigest::new(spec) };
         let encoder = ipc::Encoder::new(arrow_schema(spec)).map_err(|e| machine(&e))?;
         let mut frames = Frames { encoder, out, root: blake3::Hasher::new(), bytes: 0, wanted: true };
         frames.schema()?;
-        Ok(Self { spec, sieve: Sieve::new(spec)?, frames, digest: RowsDigest::new(spec) })
+        Ok(Self { spec, sieve: Sieve::new(spec)?, frames, digest: RowsDigest::new(spec), skip })
     }
 
     /// Whether more files are wanted.
@@ -145,7 +184,7 @@ impl<'a> Reading<'a> {
         options: &ReadOptions,
         tally: &mut Tally,
     ) -> Result<bool, AgentError> {
-        let Self { spec, sieve, frames, digest } = self;
+        let Self { spec, sieve, frames, digest, skip } = self;
         if !frames.wanted {
             return Ok(false);
         }
@@ -153,7 +192,10 @@ impl<'a> Reading<'a> {
             let sifted = sieve.sift(piece)?;
             tally.take(&file.path, &sifted)?;
             digest.update(&sifted.batch).map_err(|e| machine(&e))?;
-            frames.rows(&sifted.batch, file)
+            match skip.rest(&sifted.batch, file)? {
+                Some(rest) => frames.rows(&rest, file),
+                None => Ok(true),
+            }
         })
     }
 

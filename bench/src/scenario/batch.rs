@@ -1,4 +1,5 @@
-//! Rows: lineitem pushed as Parquet and as CSV, and one province's rows pulled; beside one thread that only decodes.
+//! Rows: lineitem pushed as Parquet that stays as it is, as Parquet that goes as rows, as CSV and as an Arrow IPC file, and
+//! one province's rows pulled; beside one thread that only decodes. The digest of the rows is the same in all of them.
 
 use super::{ASKED, Options, REPETITIONS, Trade, budgets, remove, settle, text};
 use crate::error::{BenchError, check};
@@ -7,6 +8,7 @@ use crate::report::{Sample, Scenario};
 use crate::texts::Asked;
 use crate::world::Programs;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::Path;
 use std::time::Instant;
@@ -30,6 +32,7 @@ pub(super) fn measure(dir: &Path, programs: Programs, options: Options) -> Resul
     let scale = if options.quick { QUICK_SCALE } else { SCALE };
     let parquet = lineitem::write(&dir.join("parquet"), scale, Format::Parquet)?;
     let csv = lineitem::write(&dir.join("csv"), scale, Format::Csv)?;
+    let arrow = lineitem::write(&dir.join("arrow"), scale, Format::Arrow)?;
     let where_ = format!("region within '{REGION}'");
     let asked = Asked { entry: CODE, columns: &COLUMNS, rows: Some(&where_), ..ASKED };
     let grant = trade.share(CODE, &lineitem::entry_toml(), asked)?;
@@ -40,11 +43,24 @@ pub(super) fn measure(dir: &Path, programs: Programs, options: Options) -> Resul
         scenario.add("decode_parquet", decode(&parquet)?);
         settle();
         let provider = trade.provider.clone();
-        for (what, written) in [("push_csv", &csv), ("push_parquet", &parquet)] {
-            let (_, pushed) = trade.measure(&provider, &["push", "batch", CODE, text(&written.data)?])?;
+        let mut digests = BTreeSet::new();
+        let rows: &[&str] = &["--no-verbatim"];
+        for (what, written, more) in [
+            ("push_csv", &csv, &[] as &[&str]),
+            ("push_arrow", &arrow, &[]),
+            ("push_parquet_as_rows", &parquet, rows),
+            ("push_parquet", &parquet, &[]),
+        ] {
+            let args = [&["push", "batch", CODE, text(&written.data)?], more].concat();
+            let (outcome, pushed) = trade.measure(&provider, &args)?;
+            let said = outcome.json()?;
+            check(said["rows"] == written.rows, || format!("{what}: {} rows of {}", said["rows"], written.rows))?;
+            check(said["verbatim"] == (what == "push_parquet"), || format!("{what}: {}", said["verbatim"]))?;
+            digests.insert(said["rows_digest"].to_string());
             scenario.add(what, Sample { bytes: written.bytes, rows: written.rows, ..pushed });
             settle();
         }
+        check(digests.len() == 1, || format!("the same rows have several digests: {digests:?}"))?;
         let (requester, out) = (trade.requester.clone(), dir.join("region.parquet"));
         let (_, pulled) = trade.measure(&requester, &["pull", &grant, "--out", text(&out)?])?;
         let rows = rows_of(&out)?;
@@ -54,8 +70,12 @@ pub(super) fn measure(dir: &Path, programs: Programs, options: Options) -> Resul
         remove(&out)?;
     }
     scenario.ratio("push_parquet_over_decode", "push_parquet", "decode_parquet", Sample::rate);
-    let push =
-        [("push_parquet", "push_parquet_agent_peak_over_budget"), ("push_csv", "push_csv_agent_peak_over_budget")];
+    let push = [
+        ("push_parquet", "push_parquet_agent_peak_over_budget"),
+        ("push_parquet_as_rows", "push_parquet_as_rows_agent_peak_over_budget"),
+        ("push_csv", "push_csv_agent_peak_over_budget"),
+        ("push_arrow", "push_arrow_agent_peak_over_budget"),
+    ];
     budgets(&mut scenario, &push);
     trade.close()?;
     Ok(scenario)

@@ -1,5 +1,7 @@
-//! Once an hour: what transfers left that nobody comes back for is removed from the lake.
+//! Once an hour: versions that need not be kept are let go, and what they and transfers left that nobody comes back for is
+//! removed from the lake.
 
+use crate::flow::retention::Retention;
 use crate::flow::{Flow, FlowError};
 use crate::lake::sweep::Sweeper;
 use lingqu_protocol::host::Clock;
@@ -14,18 +16,22 @@ const EVERY: Duration = Duration::from_secs(3600);
 const ORPHAN_AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// Cleans up, for ever.
-pub(super) async fn run(flow: Arc<Flow>, clock: Arc<dyn Clock>) {
+pub(super) async fn run(flow: Arc<Flow>, retention: Retention, clock: Arc<dyn Clock>) {
     let mut sweeper = Sweeper::new(flow.lake().clone(), ORPHAN_AGE);
     let mut tick = tokio::time::interval(EVERY);
     loop {
         tick.tick().await;
-        if let Err(error) = round(&flow, &mut sweeper, clock.as_ref()).await {
+        if let Err(error) = round(&flow, retention, &mut sweeper, clock.as_ref()).await {
             tracing::error!(%error, "orphans could not be looked for; the next round goes on");
         }
     }
 }
 
-async fn round(flow: &Flow, sweeper: &mut Sweeper, clock: &dyn Clock) -> Result<(), FlowError> {
+async fn round(flow: &Flow, retention: Retention, sweeper: &mut Sweeper, clock: &dyn Clock) -> Result<(), FlowError> {
+    let retired = flow.retire(retention).await?;
+    if retired > 0 {
+        tracing::info!(versions = retired, "let versions go that need not be kept");
+    }
     let live = flow.transfers_with_data().await?;
     let removed = sweeper.sweep(clock.monotonic(), |transfer| live.contains(&transfer)).await?;
     if !removed.is_empty() {

@@ -65,6 +65,9 @@ const RENEWAL_LOOK: Duration = Duration::from_secs(3600);
 /// TLS signature begins with other bytes.
 const RESET_SECRET: &[u8] = b"lingqu stateless reset v1";
 
+/// Signed with the server's key, this is what marks of pulls are sealed with.
+const MARKS_SECRET: &[u8] = b"lingqu pull marks v1";
+
 /// What the command line says over the configuration.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ServeOptions {
@@ -166,6 +169,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         gateway: folder.identity.gateway,
         domain: domain.clone(),
         statement: folder.identity.statement.to_json().into(),
+        marks_key: Digest::sha256(&server_key.sign(MARKS_SECRET)).bytes,
     };
     let secret = folder.layout.pseudonym_secret();
     let pseudonyms = secret::open(&secret, state.as_ref(), clock.as_ref(), entropy.as_ref()).await?;
@@ -230,7 +234,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     }));
     tokio::spawn(renew(dir.to_owned(), Arc::clone(&identity), Arc::clone(&clock), Arc::clone(&entropy)));
 
-    tokio::spawn(housekeeping::run(Arc::clone(&flow), Arc::clone(&clock)));
+    tokio::spawn(housekeeping::run(Arc::clone(&flow), folder.config.retention, Arc::clone(&clock)));
     let ending = Arc::clone(&flow);
     let services = Arc::new(Services {
         gate: Arc::clone(&gate),

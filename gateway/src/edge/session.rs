@@ -343,6 +343,7 @@ async fn perform_for_agent<C: Channel>(
         Ask::Read(read) => {
             let records: Records = match read.kind.as_str() {
                 "transfer" => flow.transfers(peer, &read.id, &read.after).await?,
+                "version" | "version_region" => versions(services, peer, &read).await?,
                 kind => {
                     let mut page = registry.read(&peer.agent, kind, &read.id, &read.after).await?;
                     if kind == "catalogue" && !read.id.is_empty() {
@@ -373,6 +374,28 @@ async fn perform_for_agent<C: Channel>(
             let _watched = watching::pull(observer, from, asked, &permit, &wanted);
             flow::pull(flow, permit, peer, ask, wires).await
         }
+    }
+}
+
+/// The versions of an entry (`version`, its id or code), or the regions of one (`version_region`, id or code, `@`, number).
+/// How many rows lie where is for the provider and the authority: to others there are none.
+async fn versions(services: &Services, peer: &Peer, read: &wire::Read) -> Result<Records, FlowError> {
+    let missing = || FlowError::NotFound { what: "version" };
+    let (entry, number) = match (read.kind.as_str(), read.id.rsplit_once('@')) {
+        ("version_region", Some((entry, number))) => (entry, Some(number.parse::<u64>().map_err(|_| missing())?)),
+        ("version_region", None) => return Err(missing()),
+        _ => (read.id.as_str(), None),
+    };
+    if entry.is_empty() {
+        return Err(missing());
+    }
+    let page = services.registry.read(&peer.agent, "catalogue", entry, "").await?;
+    // Only those two are told of the latest text of an entry.
+    let known = page.records.into_iter().next().filter(|(_, json)| json.get("latest").is_some());
+    let id = known.and_then(|(id, _)| id.parse().ok()).ok_or_else(missing)?;
+    match number {
+        Some(number) => services.flow.version_regions(id, number, &read.after).await,
+        None => services.flow.versions(id, &read.after).await,
     }
 }
 

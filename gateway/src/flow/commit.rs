@@ -3,17 +3,17 @@
 
 use super::error::FlowError;
 use super::pull::Delivered;
-use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
+use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_draft};
 use super::serve_files::listing;
 use super::wires::{CONTROL_WAIT, Wires};
 use super::{Flow, Opened};
 use crate::gate::{Peer, Permit, PullPermit, PushPermit};
+use crate::lake::manifest::{Part, TableManifest};
 use crate::ledger::{Entry, receipt_leaf};
 use crate::state::{Change, Draft, Expect, Kind, NewLeaf, Record, StateError, Write};
 use lingqu_certs::key::{ED25519_ID, PublicKey};
 use lingqu_protocol::digest::{Algorithm, Digest};
 use lingqu_protocol::fileset::{FileEntry, set_root};
-use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId, TransferId};
 use lingqu_protocol::leaf::LeafKind;
 use lingqu_protocol::receipt::{
@@ -63,6 +63,7 @@ enum Manifest {
     Table {
         digest: Digest,
         follows: Option<u64>,
+        sources: Vec<TransferId>,
     },
 }
 
@@ -87,8 +88,12 @@ impl Committing {
         delivered: Delivered,
         digest: Digest,
         follows: Option<u64>,
+        version: &TableManifest,
     ) -> Self {
-        let manifest = Some(Manifest::Table { digest, follows });
+        let mut sources: Vec<TransferId> = version.parts.iter().filter_map(Part::transfer).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        let manifest = Some(Manifest::Table { digest, follows, sources });
         Self { peer: peer.clone(), transfer, kind: DataKind::Table, version: None, delivered, manifest }
     }
 
@@ -115,9 +120,13 @@ impl Flow {
                 return Err(FlowError::NotFound { what: "transfer" });
             }
             if row.content != opening.content || row.direction != opening.direction || row.entry != opening.entry {
-                return Err(FlowError::Conflict {
-                    what: format!("{id} was begun for something else: start a new transfer"),
-                });
+                let what = match opening.direction {
+                    Direction::Push => format!("{id} was begun for other content"),
+                    Direction::Pull => {
+                        format!("{id} was begun under another scope, for another version, or asked for other rows")
+                    }
+                };
+                return Err(FlowError::Conflict { what: format!("{what}: start a new transfer") });
             }
             return match row.status {
                 TransferStatus::Committed => Ok(Opened::Committed(self.receipt_of(&record).await?)),
@@ -178,9 +187,9 @@ impl Flow {
     /// A cut between the last byte and here, or the state's; nothing is visible then.
     pub async fn commit_version(&self, permit: &PushPermit, done: Committing) -> Result<wire::Receipt, FlowError> {
         let entry = permit.entry();
-        let (manifest, follows) = match &done.manifest {
-            Some(Manifest::Files(files)) => (self.put_file_manifest(done.transfer, files).await?, None),
-            Some(Manifest::Table { digest, follows }) => (*digest, *follows),
+        let (manifest, follows, sources) = match &done.manifest {
+            Some(Manifest::Files(files)) => (self.put_file_manifest(done.transfer, files).await?, None, Vec::new()),
+            Some(Manifest::Table { digest, follows, sources }) => (*digest, *follows, sources.clone()),
             None => return Err(FlowError::Machine("a version without a manifest".into())),
         };
         self.failpoint("push.before_commit");
@@ -206,6 +215,8 @@ impl Flow {
                 bytes_root: root(&done.delivered)?,
                 rows_digest: done.delivered.rows_digest,
                 committed_at: self.now().0,
+                sources: sources.clone(),
+                retired_at: None,
             };
             let dataset = Draft {
                 kind: Kind::Setting,
@@ -216,7 +227,7 @@ impl Flow {
                 changed_at: self.now(),
             };
             let writes = vec![
-                Write::Put(self.version_draft(&version)?, Expect::Absent),
+                Write::Put(version_draft(&version, self.now())?, Expect::Absent),
                 Write::Put(dataset, latest.as_ref().map_or(Expect::Absent, |l| Expect::Revision(l.revision))),
             ];
             match self.finish(permit, &done, number, None, writes).await {
@@ -371,17 +382,6 @@ impl Flow {
             parent: Some(peer.agent.to_string()),
             body: json(row)?,
             changed_at: self.now(),
-        })
-    }
-
-    fn version_draft(&self, version: &VersionRow) -> Result<Draft, FlowError> {
-        Ok(Draft {
-            kind: Kind::Version,
-            id: version_id(version.entry, version.number),
-            agency: None,
-            parent: Some(version.entry.to_string()),
-            body: json(version)?,
-            changed_at: Timestamp(version.committed_at),
         })
     }
 }

@@ -4,9 +4,11 @@ use super::commit::read;
 use super::error::FlowError;
 use super::pseudonym::PseudonymSecret;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
+use super::retention::Reading;
 use crate::gate::Peer;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
 use crate::lake::segment::SegmentStore;
+use crate::lake::source::ChunkCache;
 use crate::lake::store::Lake;
 use crate::lake::writer::WriterBudget;
 use crate::ledger::{Denials, Ledger, LedgerError, Summary};
@@ -18,9 +20,9 @@ use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
 use lingqu_protocol::wire::{Receipt, Record as WireRecord, Records};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 
 /// Segments in memory at once, over all transfers: 64 MiB, half of what the gateway may have in all.
 const SEGMENTS_IN_MEMORY: usize = 8;
@@ -28,7 +30,7 @@ const SEGMENTS_IN_MEMORY: usize = 8;
 /// Runs of rows in memory at once, over all transfers: each is a few copies of its bound while it is sorted and encoded.
 const RUNS_IN_MEMORY: usize = 2;
 
-/// Runs that are sorted and encoded at once: one keeps the disk busy.
+/// Runs that are sorted and encoded at once: one beside what comes in keeps two processors busy.
 const RUNS_ENCODED: usize = 1;
 
 /// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
@@ -52,6 +54,8 @@ pub struct Facts {
     pub domain: String,
     /// The root's statement of its keys, an envelope's text.
     pub statement: Vec<u8>,
+    /// What marks of pulls are sealed with: the same after a restart.
+    pub marks_key: [u8; 32],
 }
 
 /// What a flow is made of.
@@ -81,7 +85,11 @@ pub struct Flow {
     segment_memory: Arc<Semaphore>,
     writers: WriterBudget,
     quality_memory: Arc<Semaphore>,
+    chunk_cache: ChunkCache,
+    reading: Reading,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
+    /// Held by the session that works on what a transfer left in the lake.
+    alone: Mutex<HashMap<TransferId, Weak<tokio::sync::Mutex<()>>>>,
     denials: Mutex<Denials>,
 }
 
@@ -112,7 +120,10 @@ impl Flow {
             segment_memory: Arc::new(Semaphore::new(SEGMENTS_IN_MEMORY)),
             writers: WriterBudget::new(RUNS_IN_MEMORY, RUNS_ENCODED),
             quality_memory: Arc::new(Semaphore::new(1)),
+            chunk_cache: ChunkCache::default(),
+            reading: Reading::default(),
             claims: Arc::default(),
+            alone: Mutex::default(),
             denials: Mutex::new(Denials::default()),
         }
     }
@@ -189,6 +200,22 @@ impl Flow {
         Claim { transfer, mine, owner: sender.subscribe(), claims: Arc::clone(&self.claims) }
     }
 
+    /// Waits until no other session works on what this transfer left in the lake: one that was taken over ends soon, or is
+    /// about to commit, and then the caller finds the transfer committed.
+    pub async fn alone(&self, transfer: TransferId) -> OwnedMutexGuard<()> {
+        let mutex = {
+            let mut all = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, held| held.strong_count() > 0);
+            let known = all.get(&transfer).and_then(Weak::upgrade);
+            known.unwrap_or_else(|| {
+                let new = Arc::new(tokio::sync::Mutex::new(()));
+                all.insert(transfer, Arc::downgrade(&new));
+                new
+            })
+        };
+        mutex.lock_owned().await
+    }
+
     /// A version of an entry; 0 means the latest.
     ///
     /// # Errors
@@ -234,25 +261,28 @@ impl Flow {
         Ok(Records { records: found.into_iter().map(wire).collect(), next: next.unwrap_or_default() })
     }
 
-    /// Transfers whose objects are needed: committed ones, and such as may still be resumed.
+    /// Transfers whose objects are needed: those of versions that are kept, and such as may still be resumed.
     ///
     /// # Errors
-    /// The state's.
+    /// The state's or the lake's.
     pub async fn transfers_with_data(&self) -> Result<HashSet<TransferId>, FlowError> {
+        // Transfers that may be resumed first: one that is committed in between is then among the versions.
         let mut live = HashSet::new();
         let mut after: Option<String> = None;
         loop {
             let page = self.state().list(Kind::Transfer, Filter::default(), after.as_deref(), PAGE).await?;
-            let Some(last) = page.last() else { return Ok(live) };
+            let Some(last) = page.last() else { break };
             after = Some(last.id.clone());
             for row in page.iter().map(read::<TransferRow>) {
                 let row = row?;
                 let given_up = self.now().0.saturating_sub(row.opened_at) > RESUME_MS_MAX;
-                if row.status == TransferStatus::Committed || row.status == TransferStatus::Open && !given_up {
+                if row.status == TransferStatus::Open && !given_up {
                     live.insert(row.id);
                 }
             }
         }
+        live.extend(self.transfers_of_versions().await?);
+        Ok(live)
     }
 
     /// Gives up an open transfer of this agent's: its id is spent, and what was durable of it goes.
@@ -280,6 +310,7 @@ impl Flow {
         let write = Write::Put(self.draft(&row, peer)?, Expect::Revision(record.revision));
         self.state().commit(Change { writes: vec![write], ..Change::default() }).await?;
         self.segments.remove(transfer).await?;
+        self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?;
         Ok(())
     }
 
@@ -377,12 +408,14 @@ impl Flow {
         Ok(FileSetManifest::new(files.to_vec())?.save(self.lake(), transfer).await?)
     }
 
-    /// Removes what an attempt at a version of rows left that was never committed.
-    ///
-    /// # Errors
-    /// The lake's.
-    pub async fn discard_table(&self, transfer: TransferId) -> Result<(), FlowError> {
-        Ok(self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?)
+    /// What all readers of providers' own files share.
+    pub const fn chunk_cache(&self) -> &ChunkCache {
+        &self.chunk_cache
+    }
+
+    /// Which versions are being read.
+    pub const fn reading(&self) -> &Reading {
+        &self.reading
     }
 
     /// Leave to hold what quality rules hold, which one push has at a time.

@@ -6,14 +6,17 @@
 pub mod commit;
 mod context;
 pub mod error;
+mod mark;
 pub mod meter;
 pub mod pseudonym;
 pub mod pull;
 pub mod push_batch;
 pub mod push_files;
+mod push_verbatim;
 pub mod quality;
 pub mod receive;
 pub mod record;
+pub mod retention;
 pub mod serve_files;
 pub mod serve_table;
 pub mod transform;

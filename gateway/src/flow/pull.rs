@@ -4,9 +4,11 @@ use super::commit::{Committing, Opening};
 use super::error::FlowError;
 use super::meter::{Meter, count_request};
 use super::record::VersionRow;
+use super::serve_table::Asked;
 use super::wires::Wires;
 use super::{Flow, Opened, serve_files, serve_table};
 use crate::gate::{Peer, Permit, PullPermit};
+use crate::lake::manifest::TableManifest;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::quality::QualityResult;
@@ -39,6 +41,19 @@ pub struct Delivered {
     pub listing: Vec<ReceiptFile>,
 }
 
+impl Delivered {
+    /// What a version of rows holds.
+    pub fn version(manifest: &TableManifest) -> Self {
+        Self {
+            bytes: manifest.bytes(),
+            rows: manifest.rows(),
+            bytes_root: Some(manifest.root()),
+            rows_digest: Some(manifest.rows_digest()),
+            ..Self::default()
+        }
+    }
+}
+
 /// Serves a version of an entry to a requester's agent.
 ///
 /// # Errors
@@ -51,7 +66,9 @@ pub async fn pull<C: Channel>(
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
     let transfer: TransferId = ask.transfer.parse().map_err(|e| FlowError::bad_data(format!("{e}")))?;
-    let version = flow.version(permit.entry().id, ask.version).await?;
+    // Held to the end, so that its data stays while it is read.
+    let (version, _held) = flow.hold_version(permit.entry().id, ask.version).await?;
+    let content = content_digest(&permit, &version, &ask);
     let opening = Opening {
         transfer,
         direction: Direction::Pull,
@@ -59,7 +76,7 @@ pub async fn pull<C: Channel>(
         entry: permit.entry().id,
         grant: Some((permit.grant().id, permit.grant().digest)),
         mode: String::new(),
-        content: content_digest(&permit, &version, &ask),
+        content,
     };
     // The first receipt again is no new request; everything else is one, a resume as well.
     if !flow.is_committed(peer, transfer).await? {
@@ -77,7 +94,7 @@ pub async fn pull<C: Channel>(
         biased;
         cut = permit.leash().cut() => Err(cut.into()),
         () = claim.lost() => Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        served = serve(flow, &permit, transfer, &version, &ask, &meter, wires) => served,
+        served = serve(flow, &permit, Asked { transfer, content, mark: &ask.mark }, &version, &ask, &meter, wires) => served,
     };
     meter.close().await?;
     let delivered = served?;
@@ -102,7 +119,7 @@ fn content_digest(permit: &PullPermit, version: &VersionRow, ask: &Pull) -> Dige
 async fn serve<C: Channel>(
     flow: &Arc<Flow>,
     permit: &PullPermit,
-    transfer: TransferId,
+    asked: Asked<'_>,
     version: &VersionRow,
     ask: &Pull,
     meter: &Arc<Meter>,
@@ -110,11 +127,11 @@ async fn serve<C: Channel>(
 ) -> Result<Delivered, FlowError> {
     // Held until the receiver has everything: dropped before, by a cut, they take back what has not left yet.
     let (delivered, _lanes) = match version.kind {
-        DataKind::File => serve_files::serve(flow, permit, transfer, version, &ask.files, meter, wires).await?,
+        DataKind::File => serve_files::serve(flow, permit, asked.transfer, version, &ask.files, meter, wires).await?,
         DataKind::Table if !ask.files.is_empty() => {
             return Err(FlowError::bad_data("an entry of rows has no files: leave --file out"));
         }
-        DataKind::Table => serve_table::serve(flow, permit, transfer, version, meter, wires).await?,
+        DataKind::Table => serve_table::serve(flow, permit, asked, version, meter, wires).await?,
     };
     flow.failpoint("pull.before_end");
     permit.leash().check()?;

@@ -1,4 +1,5 @@
-//! A push of rows, top to bottom: permit, schema, batches into sorted runs, end record, commit, receipt.
+//! A push of rows, top to bottom: permit, what is durable already, schema, batches into sorted runs, end record, commit,
+//! receipt.
 
 use super::commit::{Committing, Opening};
 use super::error::FlowError;
@@ -6,9 +7,14 @@ use super::pull::Delivered;
 use super::wires::{Arrivals, Wires};
 use super::{Flow, Opened};
 use crate::gate::{Leash, Peer, Permit, PushPermit, Wait};
-use crate::lake::manifest::TableManifest;
+use crate::lake::manifest::{Manifest, TableManifest};
+use crate::lake::shape::Shape;
 use crate::lake::writer::TableWriter;
+use crate::lake::{compact, merge};
 use crate::metrics;
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use lingqu_protocol::changes::OP_COLUMN;
 use lingqu_protocol::columns::differences;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{EntryFormat, EntrySpec};
@@ -46,9 +52,11 @@ pub async fn push_batch<C: Channel>(
     if spec.format != EntryFormat::Table {
         return Err(FlowError::bad_data("this is an entry of files: use `push file`"));
     }
-    if ask.mode != "full" && ask.mode != "append" {
-        return Err(FlowError::bad_data("the mode is `full` or `append`"));
+    let mode = Mode::parse(&ask.mode)?;
+    if ask.files > 0 {
+        return super::push_verbatim::push_verbatim(flow, permit, peer, transfer, ask, mode, wires).await;
     }
+    let shape = mode.shape(&spec)?;
     let opening = Opening {
         transfer,
         direction: Direction::Push,
@@ -58,48 +66,53 @@ pub async fn push_batch<C: Channel>(
         mode: ask.mode.clone(),
         content: Digest::blake3(ask.mode.as_bytes()),
     };
-    match flow.open_transfer(peer, opening).await? {
+    match flow.open_transfer(peer, opening.clone()).await? {
         Opened::Committed(receipt) => {
             return flow.conclude(peer, transfer, receipt, wires).await;
         }
         Opened::Running => {}
     }
     let claim = flow.claim(transfer);
-    let before = if ask.mode == "append" { Some(Before::load(flow, &permit).await?) } else { None };
+    let alone = flow.alone(transfer).await;
+    if flow.is_committed(peer, transfer).await? {
+        // By the session that was taken over, a moment ago.
+        return match flow.open_transfer(peer, opening).await? {
+            Opened::Committed(receipt) => {
+                drop(alone);
+                flow.conclude(peer, transfer, receipt, wires).await
+            }
+            Opened::Running => Err(FlowError::Busy),
+        };
+    }
+    let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
     let taken = tokio::select! {
         biased;
         cut = permit.leash().cut() => return Err(cut.into()),
         () = claim.lost() => return Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        taken = take(flow, &permit, &spec, transfer, wires) => taken?,
+        taken = take(flow, &permit, shape, transfer, wires) => taken?,
     };
     flow.failpoint("push.before_manifest");
     let onto = before.as_ref().and_then(|b| b.manifest.as_ref());
-    let (manifest, digest) = taken.writer.finish(onto).await?;
+    let (manifest, digest) = version(flow, taken.writer, transfer, mode, &spec, onto).await?;
     let manifest = Arc::new(manifest);
-    confirm(&taken.end, &manifest, onto.map_or(0, |old| old.parts.len()))?;
     let quality = super::quality::judge(flow, &permit, &manifest).await?;
-    let delivered = Delivered {
-        quality,
-        bytes: manifest.bytes(),
-        rows: manifest.rows(),
-        bytes_root: Some(manifest.root()),
-        rows_digest: Some(manifest.rows_digest()),
-        read_rejected: taken.end.read.zip(taken.end.rejected),
-        ..Delivered::default()
-    };
     let follows = before.map(|b| b.number);
-    let receipt = flow.commit_version(&permit, Committing::table(peer, transfer, delivered, digest, follows)).await?;
+    let delivered =
+        Delivered { quality, read_rejected: taken.end.read.zip(taken.end.rejected), ..Delivered::version(&manifest) };
+    let done = Committing::table(peer, transfer, delivered, digest, follows, &manifest);
+    let receipt = flow.commit_version(&permit, done).await?;
+    drop(alone);
     flow.conclude(peer, transfer, receipt, wires).await
 }
 
 /// The version that rows are appended to; none is a version without rows.
-struct Before {
-    number: u64,
-    manifest: Option<TableManifest>,
+pub(super) struct Before {
+    pub(super) number: u64,
+    pub(super) manifest: Option<TableManifest>,
 }
 
 impl Before {
-    async fn load(flow: &Flow, permit: &PushPermit) -> Result<Self, FlowError> {
+    pub(super) async fn load(flow: &Flow, permit: &PushPermit) -> Result<Self, FlowError> {
         let entry = permit.entry().id;
         let Some(number) = flow.latest(entry).await? else { return Ok(Self { number: 0, manifest: None }) };
         let version = flow.version(entry, number).await?;
@@ -107,44 +120,102 @@ impl Before {
     }
 }
 
-/// Rows that came, and their end record.
+/// Rows that came, all of them durable, as their end record says, and that.
 struct Taken {
     writer: TableWriter,
     end: PushEnd,
 }
 
-/// What the lake holds of this push against the sender's end record.
-fn confirm(end: &PushEnd, manifest: &TableManifest, old_parts: usize) -> Result<(), FlowError> {
-    let mut sum = RowsSum::default();
-    manifest.parts.iter().skip(old_parts).for_each(|part| sum.merge(&part.rows_sum));
-    let ours = sum.digest().to_string();
+/// What arrived against the sender's end record.
+fn confirm(end: &PushEnd, arrived: RowsSum) -> Result<(), FlowError> {
+    let ours = arrived.digest().to_string();
     // What was read and left behind is the sender's word; that it adds up is not.
     let counts = end.read.unwrap_or(end.rows).checked_sub(end.rejected.unwrap_or(0));
     if counts != Some(end.rows) {
         return Err(FlowError::bad_data("the end record's counts do not add up: read = sent + rejected"));
     }
-    if end.rows == sum.count && end.rows_digest == ours {
+    if end.rows == arrived.count && end.rows_digest == ours {
         return Ok(());
     }
-    let what = format!("{} rows sent, {} arrived; {} sent, {ours} arrived", end.rows, sum.count, end.rows_digest);
+    let what = format!("{} rows sent, {} arrived; {} sent, {ours} arrived", end.rows, arrived.count, end.rows_digest);
     Err(FlowError::Integrity { what })
+}
+
+/// What a push does with the rows that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The version is what is sent.
+    Full,
+    /// The version is the one before it and what is sent.
+    Append,
+    /// The version is the one before it with what is sent in the place of what had the same keys.
+    Changes,
+}
+
+impl Mode {
+    fn parse(word: &str) -> Result<Self, FlowError> {
+        match word {
+            "full" => Ok(Self::Full),
+            "append" => Ok(Self::Append),
+            "changes" => Ok(Self::Changes),
+            _ => Err(FlowError::bad_data("the mode is `full`, `append` or `changes`")),
+        }
+    }
+
+    fn shape(self, spec: &EntrySpec) -> Result<Shape, FlowError> {
+        if self != Self::Changes {
+            return Ok(Shape::rows(spec));
+        }
+        if spec.key_columns().next().is_none() {
+            return Err(FlowError::bad_data("the entry has no key: changes need one, send a full version"));
+        }
+        if spec.item(OP_COLUMN).is_some() {
+            return Err(FlowError::bad_data(format!("the entry has an item {OP_COLUMN}: it takes no changes")));
+        }
+        Ok(Shape::changes(spec))
+    }
+}
+
+/// The version that the rows that came make, with parts written anew where that is due.
+async fn version(
+    flow: &Arc<Flow>,
+    mut writer: TableWriter,
+    transfer: TransferId,
+    mode: Mode,
+    spec: &Arc<EntrySpec>,
+    onto: Option<&TableManifest>,
+) -> Result<(TableManifest, Digest), FlowError> {
+    let (lake, cache) = (flow.lake(), flow.chunk_cache());
+    let shape = Shape::rows(spec);
+    let mut manifest = match mode {
+        Mode::Full | Mode::Append => writer.complete(onto).await?,
+        Mode::Changes => merge::apply(lake, cache, &shape, writer.complete(None).await?, onto).await?,
+    };
+    if mode != Mode::Full {
+        manifest = compact::compact(lake, cache, flow.writer_budget(), transfer, &shape, manifest).await?;
+    }
+    let digest = manifest.save(lake, transfer).await?;
+    Ok((manifest, digest))
 }
 
 async fn take<C: Channel>(
     flow: &Arc<Flow>,
     permit: &PushPermit,
-    spec: &Arc<EntrySpec>,
+    shape: Shape,
     transfer: TransferId,
     wires: &mut Wires<C>,
 ) -> Result<Taken, FlowError> {
-    // What an attempt before this one left was never acknowledged.
-    flow.discard_table(transfer).await?;
-    let writer = TableWriter::start(flow.lake().clone(), flow.writer_budget(), transfer, spec).await?;
+    let arriving = shape.entry().clone();
+    let writer = TableWriter::resume(flow.lake().clone(), flow.writer_budget(), transfer, shape).await?;
+    let durable = writer.durable();
+    let rows_sum = if durable.count > 0 { durable.to_bytes().to_vec().into() } else { Bytes::new() };
     let mut arrivals = wires.router.wait_for(transfer, 1, flow.entropy())?;
     let token = arrivals.token().to_vec().into();
-    wires.reply(reply::Reply::PushReady(PushReady { token, data_streams_max: 1, durable_follows: false })).await?;
-    let rows = AtomicU64::new(0);
-    let reading = read(flow, &mut arrivals, spec, permit.leash(), writer, &rows);
+    wires
+        .reply(reply::Reply::PushReady(PushReady { token, data_streams_max: 1, durable_follows: false, rows_sum }))
+        .await?;
+    let rows = AtomicU64::new(durable.count);
+    let reading = read(flow, &mut arrivals, &arriving, permit.leash(), writer, &rows);
     tokio::pin!(reading);
     let mut tick = tokio::time::interval(PROGRESS_EVERY);
     let mut end: Option<PushEnd> = None;
@@ -162,6 +233,7 @@ async fn take<C: Channel>(
         Some(end) => end,
         None => end_record(wires.expect::<Step>("the end record").await?)?,
     };
+    confirm(&end, writer.durable())?;
     Ok(Taken { writer, end })
 }
 
@@ -182,33 +254,57 @@ async fn read<R: RecvHalf>(
 ) -> Result<TableWriter, FlowError> {
     let mut stream = arrivals.next().await.ok_or(SessionError::Incomplete)?;
     let mut decoder = ipc::Decoder::default();
-    while let Some(body) = next_batch(&mut stream).await? {
+    let mut next = next_batch(&mut stream).await?;
+    while let Some(body) = next.take() {
         flow.failpoint("push.batch");
         leash.check()?;
         let bytes = body.len() as u64;
-        let decoded = decoder.decode(body).map_err(|e| FlowError::bad_data(e.to_string()))?;
-        let Some(batch) = decoded else {
-            check_schema(spec, &decoder)?;
-            continue;
-        };
-        // Columns by name and types by the entry: from here on a batch is what the entry says.
-        let batch =
-            lingqu_protocol::columns::canonical_batch(spec, &batch).map_err(|e| FlowError::bad_data(e.to_string()))?;
-        let count = batch.num_rows() as u64;
-        {
-            // Rows that wait for their turn wait for memory, and for the disk behind it.
-            let _waiting = leash.waits().begin(Wait::Memory);
-            writer.write(batch).await?;
-        }
+        let decoding = decode(spec, decoder, body);
+        // The next one comes in while this one is looked at and while it waits for memory.
+        let (ahead, done) = tokio::join!(next_batch(&mut stream), async {
+            let (back, batch) = decoding.await?;
+            let count = batch.as_ref().map_or(0, |batch| batch.num_rows() as u64);
+            if let Some(batch) = batch {
+                // Rows that wait for their turn wait for memory, and for the disk behind it.
+                let _waiting = leash.waits().begin(Wait::Memory);
+                writer.write(batch).await?;
+            }
+            Ok::<_, FlowError>((back, count))
+        });
+        let (back, count) = done?;
+        decoder = back;
         rows.fetch_add(count, Ordering::Relaxed);
         metrics::received(bytes);
         metrics::received_rows(count);
         leash.moved().add(bytes, count);
+        next = ahead?;
     }
+    // What came whole is durable before the end record is looked at: a push that is cut here goes on from its end.
+    writer.flush().await?;
     Ok(writer)
 }
 
-async fn next_batch<R: RecvHalf>(stream: &mut FrameReader<R>) -> Result<Option<bytes::Bytes>, FlowError> {
+/// The rows of a frame as the entry has them, on a thread for work: columns by name, types by the entry, validation on.
+async fn decode(
+    spec: &Arc<EntrySpec>,
+    mut decoder: ipc::Decoder,
+    body: Bytes,
+) -> Result<(ipc::Decoder, Option<RecordBatch>), FlowError> {
+    let spec = Arc::clone(spec);
+    let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = decoder.decode(body).map_err(|e| FlowError::bad_data(e.to_string()))?;
+        let Some(batch) = decoded else {
+            check_schema(&spec, &decoder)?;
+            return Ok((decoder, None));
+        };
+        let batch =
+            lingqu_protocol::columns::canonical_batch(&spec, &batch).map_err(|e| FlowError::bad_data(e.to_string()))?;
+        Ok((decoder, Some(batch)))
+    });
+    decoded.await?
+}
+
+async fn next_batch<R: RecvHalf>(stream: &mut FrameReader<R>) -> Result<Option<Bytes>, FlowError> {
     let event = tokio::time::timeout(BATCH_WAIT, stream.next()).await;
     match event.map_err(|_| FlowError::TooSlow { what: "a batch" })?? {
         None => Ok(None),

@@ -74,7 +74,10 @@ pub async fn push_files<C: Channel>(
     flow.conclude(peer, transfer, receipt, wires).await
 }
 
-async fn read_names<C: Channel>(ask: &PushFiles, wires: &mut Wires<C>) -> Result<Vec<(FileName, u64)>, FlowError> {
+pub(super) async fn read_names<C: Channel>(
+    ask: &PushFiles,
+    wires: &mut Wires<C>,
+) -> Result<Vec<(FileName, u64)>, FlowError> {
     let files = ask.files as usize;
     if files > SET_FILES_MAX {
         return Err(lingqu_protocol::plan::PlanError::TooManyFiles { files }.into());
@@ -106,7 +109,7 @@ async fn read_names<C: Channel>(ask: &PushFiles, wires: &mut Wires<C>) -> Result
 }
 
 /// Binds a transfer's id to its names and sizes: the same id cannot be used for another set.
-fn content_digest(names: &[(FileName, u64)]) -> Digest {
+pub(super) fn content_digest(names: &[(FileName, u64)]) -> Digest {
     let zero = Digest { algorithm: lingqu_protocol::digest::Algorithm::Blake3, bytes: [0; 32] };
     let listing: Vec<FileEntry> = names
         .iter()
@@ -115,7 +118,7 @@ fn content_digest(names: &[(FileName, u64)]) -> Digest {
     set_root(&listing)
 }
 
-async fn transfer_data<C: Channel>(
+pub(super) async fn transfer_data<C: Channel>(
     flow: &Arc<Flow>,
     permit: &impl Permit,
     transfer: TransferId,
@@ -131,6 +134,7 @@ async fn transfer_data<C: Channel>(
             token: arrivals.token().to_vec().into(),
             data_streams_max: streams,
             durable_follows: durable.count() > 0,
+            ..wire::PushReady::default()
         }))
         .await?;
     let present: Vec<u32> = durable.present().collect();

@@ -103,6 +103,12 @@ pub struct VersionRow {
     pub rows_digest: Option<Digest>,
     /// Milliseconds since 1970 UTC.
     pub committed_at: i64,
+    /// The transfers under whose ids its parts lie, where it is of rows: its own, and those that it goes on from.
+    #[serde(default)]
+    pub sources: Vec<TransferId>,
+    /// When its data was let go, in milliseconds since 1970 UTC; this record stays.
+    #[serde(default)]
+    pub retired_at: Option<i64>,
 }
 
 /// The latest version of a dataset: what a commit moves forward, and only from where it was.
@@ -117,6 +123,22 @@ impl TransferRow {
     pub fn is_of(&self, agent: &AgentId) -> bool {
         self.agent == agent.to_string()
     }
+}
+
+/// A version as it is written down.
+///
+/// # Errors
+/// Ours.
+pub(super) fn version_draft(version: &VersionRow, now: Timestamp) -> Result<Draft, super::FlowError> {
+    let body = serde_json::to_vec(version).map_err(|e| super::FlowError::Machine(e.to_string()))?;
+    Ok(Draft {
+        kind: Kind::Version,
+        id: version_id(version.entry, version.number),
+        agency: None,
+        parent: Some(version.entry.to_string()),
+        body,
+        changed_at: now,
+    })
 }
 
 /// The id of a version's record; padded so that versions are listed in their order.

@@ -62,6 +62,7 @@ pub async fn serve<C: Channel>(
             files: files.len() as u32,
             bytes: plan.bytes(),
             rows_at_most: 0,
+            goes_on: false,
         }))
         .await?;
     send_manifest(&files, wires).await?;

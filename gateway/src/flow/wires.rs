@@ -222,6 +222,15 @@ impl<S: SendHalf> DataLane<S> {
         &self.leash
     }
 
+    /// Sends a control message between frames.
+    ///
+    /// # Errors
+    /// What the transport says; a cut.
+    pub async fn message(&mut self, message: &impl prost::Message) -> Result<(), FlowError> {
+        let bytes = lingqu_protocol::wire::encode(message)?;
+        self.raw(bytes).await
+    }
+
     /// Says that nothing follows.
     pub fn finish(&mut self) {
         self.finished = true;

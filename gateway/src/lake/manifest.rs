@@ -5,6 +5,7 @@
 //! (1 = BLAKE3) ‖ a protobuf message (`manifest_rows`) ‖ BLAKE3 over all before. The digest that the state names is
 //! BLAKE3 over all of it; the one inside tells whether a manifest that the state does not name yet is whole.
 
+use super::deleted::Deleted;
 use super::error::LakeError;
 use super::manifest_rows as rows;
 use super::segment::FILES;
@@ -12,7 +13,7 @@ use super::store::Lake;
 use bytes::{BufMut, Bytes, BytesMut};
 use lingqu_protocol::digest::{Algorithm, Digest};
 use lingqu_protocol::entry::{EntrySpec, ItemType};
-use lingqu_protocol::fileset::{FileEntry, set_root};
+use lingqu_protocol::fileset::{FileEntry, parts_root, set_root};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::plan::{Plan, SET_FILES_MAX};
 use lingqu_protocol::predicate::ColumnStats;
@@ -20,6 +21,8 @@ use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::rows::RowsSum;
 use object_store::path::Path;
 use prost::Message;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Prefix of all table versions.
 pub const TABLES: &str = "tables";
@@ -31,16 +34,23 @@ pub const MANIFEST_BYTES_MAX: u64 = 32 << 20;
 pub const PARTS_MAX: usize = 1 << 16;
 
 const MAGIC: &[u8; 8] = b"LINGQUMF";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const BLAKE3: u8 = 1;
 const HEADER_BYTES: usize = 12;
 const SEAL_BYTES: usize = 32;
 
-/// What a listing of parts starts with, so that its digest is nothing else's.
-const PARTS_DOMAIN: &[u8] = b"lingqu table parts v1\n";
+/// Regions whose rows are counted and summed up one by one: more than a province has towns and townships. Where a version
+/// has more, only the whole has a digest.
+pub const REGIONS_MAX: usize = 1 << 16;
+
+/// What a listing of a region's row groups starts with.
+const REGION_DOMAIN: &[u8] = b"lingqu table region v1\n";
 
 /// What a listing of columns starts with.
 const COLUMNS_DOMAIN: &[u8] = b"lingqu table columns v1\n";
+
+/// Count and sum of rows by region.
+pub type Regions = BTreeMap<String, RowsSum>;
 
 /// A version of files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,12 +131,15 @@ pub struct ColumnSummary {
 /// A row group of a part.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RowGroup {
-    /// Its rows.
+    /// Its rows, those that are deleted among them.
     pub rows: u64,
-    /// Each column's bytes in the part, in the order of columns.
+    /// Each column's bytes in the part, in the order of the part's own columns; none for a part that lies in segments,
+    /// whose every mebibyte is checked against its value instead.
     pub chunks: Vec<Slice>,
     /// Summaries of some columns, the region column's among them.
     pub summaries: Vec<ColumnSummary>,
+    /// Rows of it that later changes replaced or deleted.
+    pub deleted: Deleted,
 }
 
 impl RowGroup {
@@ -140,8 +153,10 @@ impl RowGroup {
 /// One Parquet object of a table version.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Part {
-    /// Path of the object.
+    /// Path of the object; of the folder of segments, where it lies in segments.
     pub object: String,
+    /// Where it lies in segments as a provider's own file, unchanged: which.
+    pub file: Option<FilePlace>,
     /// Its length.
     pub bytes: u64,
     /// BLAKE3 of it.
@@ -152,16 +167,36 @@ pub struct Part {
     pub key_id: Option<String>,
     /// Parquet's own metadata, without the eight bytes that end the file.
     pub footer: Slice,
-    /// Count and sum of its rows, from which the version's digest of rows is made.
+    /// For each column of the version its place among the part's own; none where the part is older than the column, and
+    /// no row of it has a value there.
+    pub leaves: Vec<Option<usize>>,
+    /// Count and sum of its rows that are not deleted, from which the version's digest of rows is made.
     pub rows_sum: RowsSum,
     /// Its row groups.
     pub row_groups: Vec<RowGroup>,
 }
 
+/// A provider's own Parquet file as a part: one file of the set that its transfer sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePlace {
+    /// The transfer.
+    pub transfer: TransferId,
+    /// The file's place among [`sizes`](Self::sizes).
+    pub file: u32,
+    /// Sizes of all files of the set: they say which segments hold which file.
+    pub sizes: Arc<[u64]>,
+}
+
 impl Part {
-    /// Rows in it.
-    pub fn rows(&self) -> u64 {
-        self.row_groups.iter().map(|group| group.rows).sum()
+    /// Rows in it that are not deleted.
+    pub const fn rows(&self) -> u64 {
+        self.rows_sum.count
+    }
+
+    /// The transfer under whose id its bytes lie.
+    pub fn transfer(&self) -> Option<TransferId> {
+        let mut names = self.object.split('/');
+        names.nth(1).and_then(|name| name.parse().ok())
     }
 }
 
@@ -174,6 +209,9 @@ pub struct TableManifest {
     pub region_column: Option<usize>,
     /// Its parts. Those of earlier versions that it goes on from come first.
     pub parts: Vec<Part>,
+    /// Count and sum of the rows of each region that has any, by code (rows without one under the empty code), where
+    /// there are not too many.
+    pub regions: Option<Regions>,
 }
 
 impl TableManifest {
@@ -204,15 +242,9 @@ impl TableManifest {
         self.parts.iter().map(|part| part.bytes).sum()
     }
 
-    /// The version's `bytes_root`: BLAKE3 over a domain line and, for each part in order, its length (u64, big endian)
-    /// and the 32 bytes of its digest.
+    /// The version's `bytes_root`: see [`parts_root`].
     pub fn root(&self) -> Digest {
-        let mut listing = PARTS_DOMAIN.to_vec();
-        for part in &self.parts {
-            listing.put_u64(part.bytes);
-            listing.put_slice(&part.digest.bytes);
-        }
-        Digest::blake3(&listing)
+        parts_root(self.parts.iter().map(|part| (part.bytes, part.digest)))
     }
 
     /// The digest of its columns: BLAKE3 over a domain line and, for each column in order, the length of its name
@@ -228,6 +260,39 @@ impl TableManifest {
             listing.put_u8(column.nullable.into());
         }
         Digest::blake3(&listing)
+    }
+
+    /// The `bytes_root` of a region: BLAKE3 over a domain line and, for each row group that can hold its rows, in order, the
+    /// 32 bytes of its part's digest and the row group's place (u32, big endian).
+    pub fn region_root(&self, region: RegionCode) -> Digest {
+        let mut listing = REGION_DOMAIN.to_vec();
+        for (part, group) in self.row_groups_of(region) {
+            listing.put_slice(self.parts.get(part).map_or(&[0; 32], |part| &part.digest.bytes));
+            listing.put_u32(group as u32);
+        }
+        Digest::blake3(&listing)
+    }
+
+    /// The parts of an earlier version, as parts of one with these columns.
+    ///
+    /// # Errors
+    /// [`LakeError::BadData`] where a column is gone, has another type or place, or is new and must have a value.
+    pub fn carried_on(&self, columns: &[ColumnInfo], region_column: Option<usize>) -> Result<Vec<Part>, LakeError> {
+        let same = |(old, new): (&ColumnInfo, &ColumnInfo)| {
+            old.name == new.name && old.item_type == new.item_type && (new.nullable || !old.nullable)
+        };
+        let grown = self.columns.len() <= columns.len()
+            && self.columns.iter().zip(columns).all(same)
+            && columns.iter().skip(self.columns.len()).all(|new| new.nullable)
+            && self.region_column == region_column;
+        if !grown {
+            let what = "the version to go on from has other columns (an entry may gain columns at its end that may lack a \
+                        value, and nothing else): send a full one";
+            return Err(bad(what.to_owned()));
+        }
+        let mut parts = self.parts.clone();
+        parts.iter_mut().for_each(|part| part.leaves.resize(columns.len(), None));
+        Ok(parts)
     }
 
     /// Row groups that can hold rows of a region, as (part, row group): the map from region to place, which the sorted

@@ -1,10 +1,15 @@
 //! Manifests as protobuf messages, which is how they are kept. Numbers of fields are never used again for another thing.
 
-use super::manifest::{ColumnInfo, ColumnSummary, FileSetManifest, PARTS_MAX, Part, RowGroup, Slice, TableManifest};
+use super::deleted::Deleted;
+use super::manifest::{
+    ColumnInfo, ColumnSummary, FilePlace, FileSetManifest, PARTS_MAX, Part, Regions, RowGroup, Slice, TableManifest,
+};
 use lingqu_protocol::digest::{Algorithm, Digest};
 use lingqu_protocol::fileset::FileEntry;
+use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::predicate::{ColumnStats, Value};
 use lingqu_protocol::rows::RowsSum;
+use std::sync::Arc;
 
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct FileSet {
@@ -30,6 +35,76 @@ pub(crate) struct Table {
     region_column: Option<u32>,
     #[prost(message, repeated, tag = "3")]
     parts: Vec<PartRow>,
+    /// Sizes of the files of sets that parts lie in.
+    #[prost(message, repeated, tag = "4")]
+    sets: Vec<SetRow>,
+    #[prost(message, optional, tag = "5")]
+    regions: Option<RegionsRow>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SetRow {
+    /// 16 bytes, big endian.
+    #[prost(bytes = "vec", tag = "1")]
+    transfer: Vec<u8>,
+    #[prost(uint64, repeated, tag = "2")]
+    sizes: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct FilePlaceRow {
+    /// Which of the sets.
+    #[prost(uint32, tag = "1")]
+    set: u32,
+    #[prost(uint32, tag = "2")]
+    file: u32,
+}
+
+/// Rows by region.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RegionsRow {
+    #[prost(message, repeated, tag = "1")]
+    regions: Vec<RegionRow>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct RegionRow {
+    #[prost(string, tag = "1")]
+    code: String,
+    #[prost(bytes = "vec", tag = "2")]
+    rows_sum: Vec<u8>,
+}
+
+/// What stands behind the Parquet bytes of a run: enough to go on after it without sending it again.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RunRow {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) part: Option<PartRow>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) regions: Option<RegionsRow>,
+    /// Count and sum of the rows that came in it.
+    #[prost(bytes = "vec", tag = "3")]
+    pub(crate) arrived: Vec<u8>,
+}
+
+impl From<&Regions> for RegionsRow {
+    fn from(regions: &Regions) -> Self {
+        let row =
+            |(code, sum): (&String, &RowsSum)| RegionRow { code: code.clone(), rows_sum: sum.to_bytes().to_vec() };
+        Self { regions: regions.iter().map(row).collect() }
+    }
+}
+
+impl RegionsRow {
+    pub(crate) fn into_regions(self) -> Option<Regions> {
+        let region = |row: RegionRow| Some((row.code, rows_sum(&row.rows_sum)?));
+        self.regions.into_iter().map(region).collect()
+    }
+}
+
+/// Count and sum of rows as they are kept.
+pub(crate) fn rows_sum(bytes: &[u8]) -> Option<RowsSum> {
+    Some(RowsSum::from_bytes(bytes.try_into().ok()?))
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -43,7 +118,7 @@ struct ColumnRow {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct PartRow {
+pub(crate) struct PartRow {
     #[prost(string, tag = "1")]
     object: String,
     #[prost(uint64, tag = "2")]
@@ -60,6 +135,11 @@ struct PartRow {
     row_groups: Vec<RowGroupRow>,
     #[prost(bytes = "vec", tag = "8")]
     rows_sum: Vec<u8>,
+    /// For each column its place in the part, from 1; 0 where it is not there. Empty: each in its own place.
+    #[prost(uint32, repeated, tag = "9")]
+    leaves: Vec<u32>,
+    #[prost(message, optional, tag = "10")]
+    file: Option<FilePlaceRow>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -80,6 +160,8 @@ struct RowGroupRow {
     chunks: Vec<SliceRow>,
     #[prost(message, repeated, tag = "3")]
     summaries: Vec<SummaryRow>,
+    #[prost(bytes = "vec", tag = "4")]
+    deleted: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -143,10 +225,30 @@ impl From<&TableManifest> for Table {
             item_type: c.item_type.to_string(),
             nullable: c.nullable,
         };
+        let mut sets: Vec<(TransferId, Arc<[u64]>)> = Vec::new();
+        let mut parts = Vec::with_capacity(table.parts.len());
+        for part in &table.parts {
+            let mut row = PartRow::from(part);
+            if let Some(place) = &part.file {
+                let known = sets.iter().position(|(transfer, _)| *transfer == place.transfer);
+                let set = known.unwrap_or_else(|| {
+                    sets.push((place.transfer, place.sizes.clone()));
+                    sets.len() - 1
+                });
+                row.file = Some(FilePlaceRow { set: set as u32, file: place.file });
+            }
+            parts.push(row);
+        }
+        let set = |(transfer, sizes): (TransferId, Arc<[u64]>)| SetRow {
+            transfer: transfer.bits().to_be_bytes().to_vec(),
+            sizes: sizes.to_vec(),
+        };
         Self {
             columns: table.columns.iter().map(column).collect(),
             region_column: table.region_column.map(|c| c as u32),
-            parts: table.parts.iter().map(PartRow::from).collect(),
+            parts,
+            sets: sets.into_iter().map(set).collect(),
+            regions: table.regions.as_ref().map(RegionsRow::from),
         }
     }
 }
@@ -158,17 +260,29 @@ impl Table {
         };
         let columns: Vec<ColumnInfo> = self.columns.into_iter().map(column).collect::<Option<_>>()?;
         let count = columns.len();
-        let parts: Vec<Part> = self.parts.into_iter().map(|part| part.into_part(count)).collect::<Option<_>>()?;
+        let set = |row: SetRow| {
+            let bits = u128::from_be_bytes(row.transfer.try_into().ok()?);
+            Some((TransferId::from_bits(bits), Arc::from(row.sizes)))
+        };
+        let sets: Vec<(TransferId, Arc<[u64]>)> = self.sets.into_iter().map(set).collect::<Option<_>>()?;
+        let parts: Vec<Part> =
+            self.parts.into_iter().map(|part| part.into_part(count, &sets)).collect::<Option<_>>()?;
         let region_column = self.region_column.map(|c| c as usize);
         if parts.len() > PARTS_MAX || region_column.is_some_and(|c| c >= count) {
             return None;
         }
-        Some(TableManifest { columns, region_column, parts })
+        let regions = match self.regions {
+            Some(regions) => Some(regions.into_regions()?),
+            None => None,
+        };
+        Some(TableManifest { columns, region_column, parts, regions })
     }
 }
 
 impl From<&Part> for PartRow {
     fn from(part: &Part) -> Self {
+        let in_place = part.leaves.iter().enumerate().all(|(column, leaf)| *leaf == Some(column));
+        let leaf = |leaf: &Option<usize>| leaf.map_or(0, |leaf| leaf as u32 + 1);
         Self {
             object: part.object.clone(),
             bytes: part.bytes,
@@ -178,24 +292,49 @@ impl From<&Part> for PartRow {
             footer: Some(SliceRow::from(&part.footer)),
             row_groups: part.row_groups.iter().map(RowGroupRow::from).collect(),
             rows_sum: part.rows_sum.to_bytes().to_vec(),
+            leaves: if in_place { Vec::new() } else { part.leaves.iter().map(leaf).collect() },
+            // The manifest knows the place of its set.
+            file: None,
         }
     }
 }
 
 impl PartRow {
     /// A part of a table of `columns`; every range in it lies in the object.
-    fn into_part(self, columns: usize) -> Option<Part> {
+    pub(crate) fn into_part(self, columns: usize, sets: &[(TransferId, Arc<[u64]>)]) -> Option<Part> {
         let bytes = self.bytes;
+        let leaves: Vec<Option<usize>> = if self.leaves.is_empty() {
+            (0..columns).map(Some).collect()
+        } else {
+            self.leaves.into_iter().map(|leaf| (leaf as usize).checked_sub(1)).collect()
+        };
+        let file = match self.file {
+            None => None,
+            Some(place) => {
+                let (transfer, sizes) = sets.get(place.set as usize)?;
+                // The file is one of the set, and as long as the part.
+                (sizes.get(place.file as usize) == Some(&bytes)).then_some(())?;
+                Some(FilePlace { transfer: *transfer, file: place.file, sizes: sizes.clone() })
+            }
+        };
         let groups = self.row_groups.into_iter().map(|group| group.into_group(columns, bytes));
+        let row_groups: Vec<RowGroup> = groups.collect::<Option<_>>()?;
+        let last = leaves.iter().flatten().max().copied();
+        let named = |group: &RowGroup| last.is_none_or(|last| last < group.chunks.len());
+        if leaves.len() != columns || file.is_none() && !row_groups.iter().all(named) {
+            return None;
+        }
         Some(Part {
             object: self.object,
+            file,
             bytes,
             digest: digest(&self.digest)?,
             encryption: self.encryption,
             key_id: self.key_id,
             footer: self.footer?.into_slice(bytes)?,
-            row_groups: groups.collect::<Option<_>>()?,
-            rows_sum: RowsSum::from_bytes(self.rows_sum.first_chunk()?),
+            leaves,
+            row_groups,
+            rows_sum: rows_sum(&self.rows_sum)?,
         })
     }
 }
@@ -220,6 +359,7 @@ impl From<&RowGroup> for RowGroupRow {
             rows: group.rows,
             chunks: group.chunks.iter().map(SliceRow::from).collect(),
             summaries: group.summaries.iter().map(SummaryRow::from).collect(),
+            deleted: group.deleted.to_bytes(),
         }
     }
 }
@@ -231,8 +371,9 @@ impl RowGroupRow {
             self.chunks.into_iter().map(|chunk| chunk.into_slice(object_bytes)).collect::<Option<_>>()?;
         let summaries: Vec<ColumnSummary> =
             self.summaries.into_iter().map(|s| s.into_summary(rows)).collect::<Option<_>>()?;
-        let whole = chunks.len() == columns && summaries.iter().all(|s| s.column < columns);
-        whole.then_some(RowGroup { rows, chunks, summaries })
+        let deleted = Deleted::from_bytes(&self.deleted, rows)?;
+        let whole = summaries.iter().all(|s| s.column < columns);
+        whole.then_some(RowGroup { rows, chunks, summaries, deleted })
     }
 }
 

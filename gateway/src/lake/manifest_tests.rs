@@ -19,19 +19,28 @@ fn table() -> TableManifest {
         ColumnSummary { column: 0, stats: stats(text("4403"), text("440304")), nulls: 1 },
         ColumnSummary { column: 1, stats: stats(Some(Value::Decimal(-7)), None), nulls: 2 },
     ];
+    let mut deleted = Deleted::default();
+    deleted.insert(2);
     let part = Part {
         object: "tables/x/00000000".to_owned(),
+        file: None,
         bytes: 100,
         digest: Digest::blake3(b"part"),
         encryption: "none".to_owned(),
         key_id: None,
         footer: slice(80),
+        leaves: vec![Some(0), Some(1)],
         rows_sum: RowsSum::default(),
-        row_groups: vec![RowGroup { rows: 3, chunks: vec![slice(0), slice(10)], summaries }],
+        row_groups: vec![RowGroup { rows: 3, chunks: vec![slice(0), slice(10)], summaries, deleted }],
     };
+    let sizes: Arc<[u64]> = Arc::from([7u64, 100]);
+    let place = FilePlace { transfer: TRANSFER, file: 1, sizes };
+    let mut verbatim = Part { file: Some(place), leaves: vec![Some(3), None], ..part.clone() };
+    verbatim.row_groups[0].chunks.clear();
+    let regions = Some([("440304".to_owned(), RowsSum::default())].into());
     let column = |name: &str, item_type| ColumnInfo { name: name.to_owned(), item_type, nullable: true };
     let columns = vec![column("region", ItemType::String), column("amount", ItemType::Decimal(15, 2))];
-    TableManifest { columns, region_column: Some(0), parts: vec![part] }
+    TableManifest { columns, region_column: Some(0), parts: vec![part, verbatim], regions }
 }
 
 #[tokio::test]
@@ -74,6 +83,11 @@ fn a_body_with_ranges_outside_its_object_or_columns_is_refused() {
     assert!(!change(|t| t.parts[0].row_groups[0].chunks.truncate(1)));
     assert!(!change(|t| t.parts[0].row_groups[0].summaries[0].column = 2));
     assert!(!change(|t| t.region_column = Some(2)));
+    assert!(!change(|t| t.parts[0].leaves[1] = Some(2)));
+    assert!(!change(|t| t.parts[1].bytes = 99), "the set has a file of another length there");
+    assert!(!change(|t| {
+        t.parts[0].row_groups[0].deleted.insert(3);
+    }));
     let body = table().to_body();
     (0..body.len()).for_each(|len| drop(TableManifest::from_body(&body[..len])));
 }
@@ -82,7 +96,7 @@ fn a_body_with_ranges_outside_its_object_or_columns_is_refused() {
 fn regions_lead_to_row_groups_and_digests_cover_what_they_say() {
     let regions = lingqu_protocol::region::RegionTable::national();
     let groups = |code: &str| table().row_groups_of(regions.check(code).unwrap());
-    assert_eq!((groups("44"), groups("440304"), groups("11")), (vec![(0, 0)], vec![(0, 0)], vec![]));
+    assert_eq!((groups("44"), groups("440304"), groups("11")), (vec![(0, 0), (1, 0)], vec![(0, 0), (1, 0)], vec![]));
     let mut other = table();
     other.parts[0].bytes = 101;
     assert!(other.root() != table().root() && other.schema_digest() == table().schema_digest());

@@ -1,9 +1,11 @@
 //! Versions on an object store: what was acknowledged is there and whole, what was not is absent or whole.
 //!
-//! Layout: `files/<transfer>/<segment>` and `files/<transfer>/manifest`, `tables/<transfer>/<part>` and
-//! `tables/<transfer>/manifest`, `quarantine/…` for what was found damaged. Objects are immutable. Which versions are
+//! Layout: `files/<transfer>/<segment>` and `files/<transfer>/manifest`, `tables/<transfer>/<first row>-<rows>` and
+//! `tables/<transfer>/manifest` (whose parts may also be files in segments), `quarantine/…` for what was found damaged. Objects are immutable. Which versions are
 //! visible is not known here: the state names a manifest and its digest, and all else is an orphan.
 
+pub mod compact;
+pub mod deleted;
 mod doubt;
 mod error;
 pub mod filter;
@@ -11,13 +13,18 @@ mod folder;
 pub mod local;
 pub mod manifest;
 mod manifest_rows;
+pub mod merge;
 pub mod parts;
 pub mod reader;
+mod regions;
 pub mod scrub;
 pub mod segment;
+pub mod shape;
+pub mod source;
 pub mod store;
 pub mod sweep;
 mod values;
+pub(crate) mod verbatim;
 pub mod writer;
 
 pub use error::LakeError;

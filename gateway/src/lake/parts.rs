@@ -1,85 +1,173 @@
-//! One run of rows as one Parquet object, sorted by region, with our own account of what is in it.
+//! One run of rows as one object: Parquet, sorted by region, with our own account of what is in it.
+//!
+//! Behind the Parquet bytes stands the run's record: what the manifest will say of the part, its rows by region, and count
+//! and sum of the rows that came in it. So a run that is durable can be gone on after, and no manifest is needed for it.
+//!
+//! | bytes | what |
+//! |---|---|
+//! | the part's | Parquet |
+//! | n | the record, a protobuf message (`manifest_rows::RunRow`) |
+//! | 4 | n, little-endian |
+//! | 32 | BLAKE3 of the record |
+//! | 8 | `LINGQURN` |
 
+use super::deleted::Deleted;
 use super::error::LakeError;
-use super::manifest::{ColumnSummary, Part, RowGroup, Slice};
+use super::manifest::{ColumnSummary, Part, Regions, RowGroup, Slice};
+use super::manifest_rows::{PartRow, RegionsRow, RunRow, rows_sum};
+use super::regions::Placed;
+use super::shape::Shape;
 use super::values::Column;
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::interleave_record_batch;
-use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
+use arrow::array::{RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use bytes::{BufMut, Bytes, BytesMut};
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::rows::{RowsDigest, RowsSum};
+use lingqu_protocol::rows::RowsSum;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+use prost::Message;
 
 /// Rows in a row group: what is decoded at once when one region is read.
 pub const ROW_GROUP_ROWS_MAX: usize = 64 * 1024;
 
 /// Columns with a summary in each row group: keeps the manifests of wide tables small.
-const SUMMARIES_MAX: usize = 64;
+pub(crate) const SUMMARIES_MAX: usize = 64;
+
+/// Values of a page that are encoded at a time: the writer's own default looks up its state several times as often.
+const WRITE_ROWS: usize = 8 * 1024;
 
 /// Bytes after the metadata of a Parquet file: its length and the magic.
-const TRAILER_BYTES: u64 = 8;
+pub(crate) const TRAILER_BYTES: u64 = 8;
 
-/// Encodes a run. All batches have this schema; `region` is the place of the region column, by which rows are sorted
-/// (rows of one region stay in their order), `keys` come first where not all columns get a summary, and `digest` has seen
-/// no rows yet.
+const RUN_MAGIC: &[u8; 8] = b"LINGQURN";
+
+/// Bytes after a run's record.
+pub(crate) const RUN_TAIL_BYTES: u64 = 4 + 32 + 8;
+
+/// A run that is encoded.
+pub(crate) struct EncodedRun {
+    /// The object's bytes.
+    pub(crate) pieces: Vec<Bytes>,
+    pub(crate) run: Run,
+}
+
+/// A run that is durable, or about to be.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Run {
+    pub(crate) part: Part,
+    pub(crate) regions: Regions,
+    /// The rows that came in it: all rows of the part, unless it holds changes.
+    pub(crate) arrived: RowsSum,
+}
+
+/// Encodes a run, whose first row is row `first_row` of the version. All batches have the shape's schema.
 ///
 /// # Errors
-/// Arrow or Parquet failed: ours.
+/// [`LakeError::BadData`] names row and column of a region that is none; or Arrow or Parquet failed: ours.
 pub(crate) fn encode(
     object: String,
-    schema: &SchemaRef,
-    run: &[RecordBatch],
-    region: Option<usize>,
-    keys: &[usize],
-    mut digest: RowsDigest,
-) -> Result<(Bytes, Part), LakeError> {
-    let properties = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .set_dictionary_enabled(true)
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_offset_index_disabled(true)
-        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX))
-        .build();
+    shape: &Shape,
+    run: Vec<RecordBatch>,
+    first_row: u64,
+) -> Result<EncodedRun, LakeError> {
+    let schema = &shape.arriving;
+    let rows = concat_batches(schema, &run).map_err(|e| LakeError::columns("joining a run", e))?;
+    // The run's batches are held no longer than this.
+    drop(run);
+    let placed = Placed::of(&rows, shape.region, first_row)?;
+    let summed = shape.sum_up(&rows, &placed)?;
+    // Changes stay in their order, which decides among several of one key.
+    let order = if shape.op.is_none() { placed.order() } else { None };
     let mut encoded = Vec::new();
+    let properties = properties(&rows);
     let mut writer = ArrowWriter::try_new(&mut encoded, schema.clone(), Some(properties)).map_err(parquet)?;
-    let summarised = summarised(schema.fields().len(), region, keys);
+    let summarised = summarised(shape.columns.len(), shape.region, &shape.keys);
     let mut summaries = Vec::new();
-    let batches: Vec<&RecordBatch> = run.iter().collect();
-    for rows in order(run, region).chunks(ROW_GROUP_ROWS_MAX) {
+    for start in (0..rows.num_rows()).step_by(ROW_GROUP_ROWS_MAX) {
+        let count = ROW_GROUP_ROWS_MAX.min(rows.num_rows() - start);
         // Gathered one row group at a time, so that a run is not held twice.
-        let sorted = interleave_record_batch(&batches, rows).map_err(|e| LakeError::columns("sorting a run", e))?;
+        let sorted = match &order {
+            None => rows.slice(start, count),
+            Some(order) => gather(&rows, &order.slice(start, count))?,
+        };
         summaries.push(summarised.iter().map(|c| summary(&sorted, *c)).collect::<Result<Vec<_>, _>>()?);
-        digest.update(&sorted).map_err(|e| LakeError::columns("summing up rows", e))?;
         writer.write(&sorted).map_err(parquet)?;
         writer.flush().map_err(parquet)?;
     }
     let metadata = writer.close().map_err(parquet)?;
-    let part = describe(object, &encoded, &metadata, summaries, digest.sum())?;
-    Ok((encoded.into(), part))
+    let leaves = (0..shape.columns.len()).map(Some).collect();
+    let part = describe(object, &encoded, &metadata, summaries, leaves, summed.stays)?;
+    let run = Run { part, regions: summed.regions, arrived: summed.arrived };
+    let tail = run.tail();
+    Ok(EncodedRun { pieces: vec![encoded.into(), tail], run })
 }
 
-/// Places of all rows, as (batch, row), sorted by region; missing ones first.
-fn order(run: &[RecordBatch], region: Option<usize>) -> Vec<(usize, usize)> {
-    let mut rows: Vec<(usize, usize)> =
-        run.iter().enumerate().flat_map(|(b, batch)| (0..batch.num_rows()).map(move |row| (b, row))).collect();
-    let columns: Option<Vec<_>> =
-        region.and_then(|region| run.iter().map(|batch| batch.column(region).as_string_opt::<i32>()).collect());
-    if let Some(columns) = columns {
-        let code = |(b, row): &(usize, usize)| {
-            let column = columns.get(*b)?;
-            column.is_valid(*row).then(|| column.value(*row).as_bytes())
+impl Run {
+    /// What stands behind the Parquet bytes.
+    fn tail(&self) -> Bytes {
+        let row = RunRow {
+            part: Some(PartRow::from(&self.part)),
+            regions: Some(RegionsRow::from(&self.regions)),
+            arrived: self.arrived.to_bytes().to_vec(),
         };
-        rows.sort_by(|a, b| code(a).cmp(&code(b)));
+        let record = row.encode_to_vec();
+        let mut tail = BytesMut::with_capacity(record.len() + RUN_TAIL_BYTES as usize);
+        tail.put_slice(&record);
+        tail.put_u32_le(record.len() as u32);
+        tail.put_slice(blake3::hash(&record).as_bytes());
+        tail.put_slice(RUN_MAGIC);
+        tail.freeze()
     }
-    rows
+
+    /// Bytes of the record that stands before these, the last [`RUN_TAIL_BYTES`] of an object.
+    pub(crate) fn record_bytes(tail: &[u8]) -> Option<u64> {
+        let (length, rest) = tail.split_first_chunk::<4>()?;
+        rest.ends_with(RUN_MAGIC).then(|| u64::from(u32::from_le_bytes(*length)))
+    }
+
+    /// The run whose object of `object_bytes` ends with these bytes, the record and its tail; `None` where they are not
+    /// whole.
+    pub(crate) fn from_tail(record_and_tail: &[u8], object_bytes: u64, columns: usize) -> Option<Self> {
+        let (record, tail) = record_and_tail.split_at_checked(record_and_tail.len().checked_sub(44)?)?;
+        let digest = tail.get(4..36)?;
+        if blake3::hash(record).as_bytes() != digest || tail.get(36..)? != RUN_MAGIC {
+            return None;
+        }
+        let row = RunRow::decode(record).ok()?;
+        let part = row.part?.into_part(columns, &[])?;
+        let whole = part.bytes + record_and_tail.len() as u64 == object_bytes;
+        let (regions, arrived) = (row.regions?.into_regions()?, rows_sum(&row.arrived)?);
+        whole.then_some(Self { part, regions, arrived })
+    }
+}
+
+/// No statistics, which the lake keeps itself and a reader of it would not believe; dictionaries where values come again.
+fn properties(rows: &RecordBatch) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::LZ4_RAW)
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_offset_index_disabled(true)
+        .set_write_batch_size(WRITE_ROWS)
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS_MAX));
+    for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+        if Column::of(column.as_ref()).is_ok_and(|column| column.repeats()) {
+            let path = ColumnPath::new(vec![field.name().clone()]);
+            properties = properties.set_column_dictionary_enabled(path, true);
+        }
+    }
+    properties.build()
+}
+
+fn gather(rows: &RecordBatch, order: &UInt32Array) -> Result<RecordBatch, LakeError> {
+    take_record_batch(rows, order).map_err(|e| LakeError::columns("sorting a run", e))
 }
 
 /// Columns that get a summary: region and keys, then the others in order.
-fn summarised(columns: usize, region: Option<usize>, keys: &[usize]) -> Vec<usize> {
+pub(crate) fn summarised(columns: usize, region: Option<usize>, keys: &[usize]) -> Vec<usize> {
     let mut chosen: Vec<usize> = region.into_iter().collect();
     for column in keys.iter().copied().chain(0..columns) {
         if !chosen.contains(&column) && chosen.len() < SUMMARIES_MAX {
@@ -89,7 +177,7 @@ fn summarised(columns: usize, region: Option<usize>, keys: &[usize]) -> Vec<usiz
     chosen
 }
 
-fn summary(rows: &RecordBatch, column: usize) -> Result<ColumnSummary, LakeError> {
+pub(crate) fn summary(rows: &RecordBatch, column: usize) -> Result<ColumnSummary, LakeError> {
     let (stats, nulls) = Column::of(rows.column(column).as_ref())?.stats();
     Ok(ColumnSummary { column, stats, nulls })
 }
@@ -99,6 +187,7 @@ fn describe(
     encoded: &[u8],
     metadata: &ParquetMetaData,
     summaries: Vec<Vec<ColumnSummary>>,
+    leaves: Vec<Option<usize>>,
     rows_sum: RowsSum,
 ) -> Result<Part, LakeError> {
     let bytes = encoded.len() as u64;
@@ -116,13 +205,15 @@ fn describe(
             rows: u64::try_from(group.num_rows()).ok()?,
             chunks: chunks.collect::<Option<_>>()?,
             summaries,
+            deleted: Deleted::default(),
         })
     });
     let described = groups.collect::<Option<Vec<_>>>().zip(footer);
     let (row_groups, footer) =
         described.ok_or_else(|| LakeError::columns("describing a part", "ranges outside the file"))?;
     let digest = Digest::blake3(encoded);
-    Ok(Part { object, bytes, digest, encryption: "none".to_owned(), key_id: None, footer, rows_sum, row_groups })
+    let encryption = "none".to_owned();
+    Ok(Part { object, file: None, bytes, digest, encryption, key_id: None, footer, leaves, rows_sum, row_groups })
 }
 
 fn slice(encoded: &[u8], offset: u64, bytes: u64) -> Option<Slice> {

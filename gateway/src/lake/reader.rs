@@ -1,44 +1,74 @@
 //! Reads a version of a table: only the row groups that can match, only the columns that are needed, only the rows that
-//! the condition selects, rebuilt so that nothing else is in them.
+//! the condition selects and no later change took away, rebuilt so that nothing else is in them.
 //!
-//! Every range is checked against the manifest's digest before it is decoded, so that what reaches the decoder is what
-//! [`super::parts`] wrote, page sizes and all.
+//! Every range is checked against the manifest's digest before it is decoded, and every mebibyte of a provider's own file
+//! against its value, so that what reaches the decoder is what was checked when it came, page sizes and all.
 
 use super::error::LakeError;
 use super::filter::evaluate;
 use super::manifest::{Part, RowGroup, Slice, TableManifest};
 use super::scrub::scrub_batch;
+use super::segment::SegmentStore;
+use super::source::{ChunkCache, FileChunks, Pieces, Source};
 use super::store::Lake;
-use arrow::array::RecordBatch;
-use arrow::compute::filter_record_batch;
-use bytes::Bytes;
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::{and, concat_batches, filter, prep_null_mask_filter};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use lingqu_protocol::columns::arrow_type;
 use lingqu_protocol::ipc::{BATCH_BYTES_AIM, BATCH_ROWS_MAX};
 use lingqu_protocol::predicate::TypedPredicate;
+use lingqu_protocol::views::{self, cut_to_bytes, decoding_rows};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
-};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use parquet::file::reader::{ChunkReader, Length};
-use std::io::{Cursor, Read};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Rows below which a batch is not worth being cut for its bytes: very wide rows still make progress.
-const BATCH_ROWS_MIN: usize = 64;
+/// Bytes below which the few rows that several row groups give are joined: frames of a handful of rows cost more than their
+/// content.
+const JOINED_BYTES: usize = 1 << 20;
+
+/// Where a read stands, in coordinates of the version: the next row to look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Which part.
+    pub part: u32,
+    /// Which row group of it.
+    pub row_group: u32,
+    /// Which row of that.
+    pub row: u64,
+}
 
 /// One read of a version.
 pub struct TableReader {
     lake: Lake,
+    cache: ChunkCache,
     manifest: Arc<TableManifest>,
     query: Arc<Query>,
     /// Row groups still to be read, as (part, row group), the next one last.
     left: Vec<(usize, usize)>,
-    /// Metadata of the part that was read last.
-    metadata: Option<(usize, ArrowReaderMetadata)>,
-    open: Option<ParquetRecordBatchReader>,
+    /// The row of the next row group to begin at; 0 but after a seek.
+    skip: u64,
+    /// Source and metadata of the part that was read last.
+    part: Option<(usize, Option<Source>, ArrowReaderMetadata)>,
+    open: Option<Open>,
+    position: Position,
     /// A step is under way, or was cut short: its rows were not given to anyone.
     in_step: bool,
+}
+
+/// A row group that is being read.
+struct Open {
+    part: usize,
+    group: usize,
+    row: u64,
+    /// Decoded and not looked at yet.
+    pieces: VecDeque<RecordBatch>,
+    reader: ParquetRecordBatchReader,
+    /// The file that is read as it is needed, where it is one.
+    file: Option<Arc<FileChunks>>,
+    layout: Arc<Layout>,
 }
 
 /// What is read, in places of the entry's items.
@@ -48,6 +78,13 @@ struct Query {
     decoded: Vec<usize>,
     /// Columns to give, as places among the decoded.
     given: Vec<usize>,
+    schema: SchemaRef,
+}
+
+/// Where a part has the columns that are decoded: for each of them its place in a decoded batch, or its type, all null.
+struct Layout {
+    places: Vec<Option<usize>>,
+    leaves: Vec<usize>,
 }
 
 impl TableReader {
@@ -78,15 +115,56 @@ impl TableReader {
             return Err(bad("the condition was typed against another entry".to_owned()));
         }
         let given = wanted.iter().filter_map(|place| decoded.binary_search(place).ok()).collect();
+        let fields = wanted.iter().filter_map(|place| manifest.columns.get(*place));
+        let fields = fields.map(|column| Field::new(&column.name, arrow_type(column.item_type), column.nullable));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let mut left: Vec<_> = manifest.parts.iter().enumerate().flat_map(|(p, part)| groups(p, part)).collect();
-        if let Some(predicate) = &predicate {
-            left.retain(|(p, g)| {
-                group_of(&manifest, *p, *g).is_some_and(|group| predicate.may_match(&|c| group.stats(c)))
-            });
-        }
+        left.retain(|(p, g)| {
+            group_of(&manifest, *p, *g).is_some_and(|group| {
+                group.deleted.count() < group.rows
+                    && predicate.as_ref().is_none_or(|predicate| predicate.may_match(&|c| group.stats(c)))
+            })
+        });
         left.reverse();
-        let query = Arc::new(Query { predicate, decoded, given });
-        Ok(Self { lake, manifest, query, left, metadata: None, open: None, in_step: false })
+        let query = Arc::new(Query { predicate, decoded, given, schema });
+        Ok(Self {
+            lake,
+            cache: ChunkCache::default(),
+            manifest,
+            query,
+            left,
+            skip: 0,
+            part: None,
+            open: None,
+            position: Position::default(),
+            in_step: false,
+        })
+    }
+
+    /// Keeps what is read of files where others find it too.
+    #[must_use]
+    pub fn with_cache(self, cache: ChunkCache) -> Self {
+        Self { cache, ..self }
+    }
+
+    /// Begins at a position that an earlier read of the same version under the same condition had.
+    pub fn seek(&mut self, position: Position) {
+        let (part, group) = (position.part as usize, position.row_group as usize);
+        self.left.retain(|place| *place >= (part, group));
+        self.skip = if self.left.last() == Some(&(part, group)) { position.row } else { 0 };
+        self.position = position;
+    }
+
+    /// Reads no more than this row group.
+    pub(crate) fn only(&mut self, part: usize, group: usize) {
+        self.left.retain(|place| *place == (part, group));
+    }
+
+    /// Where the rows that were given end; `None` in the middle of what was decoded at once, from where another read would
+    /// cut its batches otherwise.
+    pub fn position(&self) -> Option<Position> {
+        let is_between = self.open.as_ref().is_none_or(|open| open.pieces.is_empty());
+        is_between.then_some(self.position)
     }
 
     /// Row groups that are still to be read.
@@ -105,72 +183,120 @@ impl TableReader {
             return Err(LakeError::columns("reading a table", "an earlier step failed or was cut short"));
         }
         self.in_step = true;
-        let batch = self.step().await?;
+        let mut some: Vec<RecordBatch> = Vec::new();
+        let (mut rows, mut bytes) = (0, 0);
+        while rows < BATCH_ROWS_MAX / 2 && bytes < JOINED_BYTES {
+            let Some(batch) = self.step().await? else { break };
+            rows += batch.num_rows();
+            bytes += batch.get_array_memory_size();
+            some.push(batch);
+        }
         self.in_step = false;
-        Ok(batch)
+        if some.len() <= 1 {
+            return Ok(some.pop());
+        }
+        let joined = concat_batches(&self.query.schema, &some);
+        joined.map(Some).map_err(|e| LakeError::columns("joining rows", e))
     }
 
     async fn step(&mut self) -> Result<Option<RecordBatch>, LakeError> {
         loop {
-            let Some(mut reader) = self.open.take() else {
+            let Some(mut open) = self.open.take() else {
                 let Some((part, group)) = self.left.pop() else { return Ok(None) };
                 self.open = Some(self.open_group(part, group).await?);
                 continue;
             };
-            let query = self.query.clone();
+            let (query, manifest) = (self.query.clone(), self.manifest.clone());
             let step = tokio::task::spawn_blocking(move || {
-                let batch = reader.next().transpose().map_err(|e| LakeError::columns("reading Parquet", e))?;
-                Ok::<_, LakeError>((batch.map(|batch| query.select(&batch)).transpose()?, reader))
+                if open.pieces.is_empty() {
+                    let batch = open.reader.next().transpose().map_err(|e| {
+                        let own = open.file.as_ref().and_then(|file| file.take_fault());
+                        own.unwrap_or_else(|| LakeError::columns("reading Parquet", e))
+                    })?;
+                    let Some(batch) = batch else { return Ok::<_, LakeError>((None, open)) };
+                    // Text that a dictionary names for many rows is written out piece by piece.
+                    open.pieces = cut_to_bytes(&batch, BATCH_BYTES_AIM).into();
+                }
+                let Some(piece) = open.pieces.pop_front() else { return Ok((None, open)) };
+                let selected = query.select(&manifest, &open, &piece)?;
+                open.row += piece.num_rows() as u64;
+                Ok((Some(selected), open))
             });
-            let (batch, reader) = step.await??;
+            let (batch, open) = step.await??;
             let Some(batch) = batch else { continue };
-            self.open = Some(reader);
+            self.position = Position { part: open.part as u32, row_group: open.group as u32, row: open.row };
+            self.open = Some(open);
             if batch.num_rows() > 0 {
                 return Ok(Some(batch));
             }
         }
     }
 
-    async fn open_group(&mut self, part: usize, group: usize) -> Result<ParquetRecordBatchReader, LakeError> {
+    async fn open_group(&mut self, part: usize, group: usize) -> Result<Open, LakeError> {
         let manifest = self.manifest.clone();
         let (Some(of), Some(row_group)) = (manifest.parts.get(part), group_of(&manifest, part, group)) else {
             return Err(LakeError::columns("opening a row group", "the manifest has none such"));
         };
-        let metadata = match &self.metadata {
-            Some((index, metadata)) if *index == part => metadata.clone(),
-            _ => {
-                let metadata = self.read_metadata(of).await?;
-                self.metadata = Some((part, metadata.clone()));
-                metadata
+        let known = self.part.take().filter(|(index, ..)| *index == part);
+        let (source, metadata) = match known {
+            Some((_, source, metadata)) => (source, metadata),
+            None => self.open_part(of).await?,
+        };
+        self.part = Some((part, source.clone(), metadata.clone()));
+        let layout = Arc::new(self.query.layout(of));
+        let source = match source {
+            Some(source) => source,
+            None => {
+                check_layout(metadata.metadata(), group, row_group)?;
+                let slices = layout.leaves.iter().filter_map(|leaf| row_group.chunks.get(*leaf).copied()).collect();
+                Source::Pieces(Pieces { object_bytes: of.bytes, pieces: self.read_slices(of, slices).await? })
             }
         };
-        check_layout(metadata.metadata(), group, row_group)?;
-        let slices: Vec<Slice> = self.query.decoded.iter().filter_map(|c| row_group.chunks.get(*c).copied()).collect();
-        let pieces = self.read_slices(of, slices).await?;
-        let rows = usize::try_from(row_group.rows).unwrap_or(usize::MAX).max(1);
-        let row_bytes = decoded_bytes(metadata.metadata(), group, &self.query.decoded).div_ceil(rows).max(1);
-        let batch_rows = (BATCH_BYTES_AIM / row_bytes).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX);
-        let mask = ProjectionMask::leaves(metadata.parquet_schema(), self.query.decoded.iter().copied());
-        let input = Pieces { object_bytes: of.bytes, pieces };
-        ParquetRecordBatchReaderBuilder::new_with_metadata(input, metadata)
-            .with_projection(mask)
-            .with_row_groups(vec![group])
-            .with_batch_size(batch_rows)
-            .build()
-            .map_err(|e| LakeError::columns("opening a row group", e))
+        let file = match &source {
+            Source::File(file) => Some(file.clone()),
+            Source::Pieces(_) => None,
+        };
+        let row = std::mem::take(&mut self.skip);
+        let rows = decoding_rows(metadata.schema(), &layout.leaves);
+        let mask = ProjectionMask::leaves(metadata.parquet_schema(), layout.leaves.iter().copied());
+        let reading = file.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata)
+                .with_projection(mask)
+                .with_row_groups(vec![group])
+                .with_batch_size(rows)
+                .with_offset(usize::try_from(row).unwrap_or(usize::MAX))
+                .build()
+                .map_err(|e| {
+                    let own = reading.and_then(|file| file.take_fault());
+                    own.unwrap_or_else(|| LakeError::columns("opening a row group", e))
+                })
+        });
+        Ok(Open { part, group, row, pieces: VecDeque::new(), reader: opening.await??, file, layout })
     }
 
-    async fn read_metadata(&mut self, part: &Part) -> Result<ArrowReaderMetadata, LakeError> {
-        let pieces = self.read_slices(part, vec![part.footer]).await?;
-        let footer = pieces.into_iter().map(|(_, bytes)| bytes).next().unwrap_or_default();
-        let metadata = ParquetMetaDataReader::decode_metadata(&footer).map(Arc::new);
-        metadata
-            .and_then(|metadata| ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new()))
-            .map_err(|e| LakeError::columns("reading a part's metadata", e))
+    /// Metadata of a part, and its bytes where they are read as they are needed.
+    async fn open_part(&mut self, part: &Part) -> Result<(Option<Source>, ArrowReaderMetadata), LakeError> {
+        let Some(place) = &part.file else {
+            let pieces = self.read_slices(part, vec![part.footer]).await?;
+            let footer = pieces.into_iter().map(|(_, bytes)| bytes).next().unwrap_or_default();
+            let metadata = ParquetMetaDataReader::decode_metadata(&footer).and_then(views::metadata);
+            return Ok((None, metadata.map_err(|e| LakeError::columns("reading a part's metadata", e))?));
+        };
+        let file = Arc::new(FileChunks::open(SegmentStore::new(self.lake.clone()), self.cache.clone(), place)?);
+        let (input, footer) = (file.clone(), part.footer);
+        let read = tokio::task::spawn_blocking(move || {
+            let bytes = input.range(footer.offset, usize::try_from(footer.bytes).unwrap_or(usize::MAX));
+            let metadata =
+                bytes.and_then(|bytes| ParquetMetaDataReader::decode_metadata(&bytes)).and_then(views::metadata);
+            metadata
+                .map_err(|e| input.take_fault().unwrap_or_else(|| LakeError::columns("reading a part's metadata", e)))
+        });
+        Ok((Some(Source::File(file)), read.await??))
     }
 
     /// Reads ranges of a part, each checked.
-    async fn read_slices(&mut self, part: &Part, slices: Vec<Slice>) -> Result<Vec<(u64, Bytes)>, LakeError> {
+    async fn read_slices(&mut self, part: &Part, slices: Vec<Slice>) -> Result<Vec<(u64, bytes::Bytes)>, LakeError> {
         let object = Path::from(part.object.as_str());
         let ranges: Vec<_> = slices.iter().map(|s| s.offset..s.offset.saturating_add(s.bytes)).collect();
         let read = match self.lake.ranges(&object, &ranges).await {
@@ -178,7 +304,7 @@ impl TableReader {
             Err(LakeError::Store { object: name, source }) => {
                 // An object that ends early says so by an error of the store.
                 return Err(match self.lake.len(&object).await? {
-                    Some(len) if len != part.bytes => {
+                    Some(len) if len < part.bytes => {
                         self.lake.quarantine(&object, None, format!("{len} bytes long")).await
                     }
                     _ => LakeError::Store { object: name, source },
@@ -199,54 +325,71 @@ impl TableReader {
 }
 
 impl Query {
-    /// The rows and columns that are asked for, rebuilt.
-    fn select(&self, batch: &RecordBatch) -> Result<RecordBatch, LakeError> {
-        let selected = match &self.predicate {
-            None => batch.project(&self.given),
-            Some(predicate) => {
-                let mask = evaluate(predicate, batch, &|column| self.decoded.binary_search(&column).ok())?;
-                batch.project(&self.given).and_then(|given| filter_record_batch(&given, &mask))
-            }
-        };
-        scrub_batch(&selected.map_err(|e| LakeError::columns("selecting rows", e))?)
-    }
-}
-
-/// A part of which only some ranges were read.
-struct Pieces {
-    object_bytes: u64,
-    pieces: Vec<(u64, Bytes)>,
-}
-
-impl Pieces {
-    fn at(&self, start: u64) -> parquet::errors::Result<Bytes> {
-        let within = self.pieces.iter().find_map(|(offset, bytes)| {
-            let skip = usize::try_from(start.checked_sub(*offset)?).ok()?;
-            (skip < bytes.len()).then(|| bytes.slice(skip..))
-        });
-        within.ok_or_else(|| parquet::errors::ParquetError::General("a range that was not read".to_owned()))
-    }
-}
-
-impl Length for Pieces {
-    fn len(&self) -> u64 {
-        self.object_bytes
-    }
-}
-
-impl ChunkReader for Pieces {
-    type T = Box<dyn Read + Send>;
-
-    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
-        Ok(Box::new(Cursor::new(self.at(start)?)))
+    /// Where a part has the columns that are decoded.
+    fn layout(&self, part: &Part) -> Layout {
+        let leaf = |column: &usize| part.leaves.get(*column).copied().flatten();
+        let mut leaves: Vec<usize> = self.decoded.iter().filter_map(leaf).collect();
+        leaves.sort_unstable();
+        leaves.dedup();
+        let place = |column: &usize| leaves.binary_search(&leaf(column)?).ok();
+        Layout { places: self.decoded.iter().map(place).collect(), leaves: leaves.clone() }
     }
 
-    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
-        let bytes = self.at(start)?;
-        if bytes.len() < length {
-            return Err(parquet::errors::ParquetError::EOF("a range ends early".to_owned()));
+    /// The rows and columns of a piece that are asked for, rebuilt.
+    fn select(&self, manifest: &TableManifest, open: &Open, piece: &RecordBatch) -> Result<RecordBatch, LakeError> {
+        let failed = |e| LakeError::columns("selecting rows", e);
+        let first = usize::try_from(open.row).unwrap_or(usize::MAX);
+        let rows = piece.num_rows();
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.decoded.len());
+        for (column, place) in self.decoded.iter().zip(&open.layout.places) {
+            let info = manifest.columns.get(*column);
+            let target = info.map(|info| arrow_type(info.item_type));
+            let target = target.ok_or_else(|| LakeError::columns("selecting rows", "a column that is none"))?;
+            columns.push(match place.and_then(|place| piece.columns().get(place)) {
+                // Those that the condition reads are needed as they are meant; the others once it is known which rows.
+                Some(array) if self.is_read_by_condition(*column) => {
+                    views::canonical(array, &target).map_err(failed)?
+                }
+                Some(array) => Arc::clone(array),
+                None => new_null_array(&target, rows),
+            });
         }
-        Ok(bytes.slice(..length))
+        let mut mask: Option<BooleanArray> = None;
+        if let Some(group) = group_of(manifest, open.part, open.group) {
+            mask = group.deleted.staying(first, rows);
+        }
+        if let Some(predicate) = &self.predicate {
+            let fields = self.decoded.iter().zip(&columns);
+            let fields = fields.map(|(at, column)| Field::new(at.to_string(), column.data_type().clone(), true));
+            let options = RecordBatchOptions::new().with_row_count(Some(rows));
+            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+            let batch = RecordBatch::try_new_with_options(schema, columns.clone(), &options).map_err(failed)?;
+            let holds = evaluate(predicate, &batch, &|column| self.decoded.binary_search(&column).ok())?;
+            // What is unknown is not selected.
+            let holds = if holds.null_count() > 0 { prep_null_mask_filter(&holds) } else { holds };
+            mask = Some(match mask {
+                Some(stays) => and(&stays, &holds).map_err(failed)?,
+                None => holds,
+            });
+        }
+        let kept = mask.as_ref().map_or(rows, |mask| mask.true_count());
+        let mut given = Vec::with_capacity(self.given.len());
+        for (place, field) in self.given.iter().zip(self.schema.fields()) {
+            let column = columns.get(*place);
+            let column = column.ok_or_else(|| LakeError::columns("selecting rows", "a column was not decoded"))?;
+            let column = match &mask {
+                Some(mask) if kept < rows => filter(column, mask).map_err(failed)?,
+                _ => Arc::clone(column),
+            };
+            given.push(views::canonical(&column, field.data_type()).map_err(failed)?);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(kept));
+        let selected = RecordBatch::try_new_with_options(self.schema.clone(), given, &options).map_err(failed)?;
+        scrub_batch(&selected)
+    }
+
+    fn is_read_by_condition(&self, column: usize) -> bool {
+        self.predicate.as_ref().is_some_and(|predicate| predicate.columns().contains(&column))
     }
 }
 
@@ -266,18 +409,6 @@ fn check_layout(metadata: &ParquetMetaData, group: usize, row_group: &RowGroup) 
             && found.columns().iter().zip(&row_group.chunks).all(|(c, s)| c.byte_range() == (s.offset, s.bytes))
     });
     if same { Ok(()) } else { Err(LakeError::columns("opening a row group", "metadata and manifest differ")) }
-}
-
-fn decoded_bytes(metadata: &ParquetMetaData, group: usize, columns: &[usize]) -> usize {
-    let Some(group) = metadata.row_groups().get(group) else { return 0 };
-    let bytes = columns.iter().filter_map(|c| group.columns().get(*c)).map(|c| {
-        // Dictionaries shrink text by much: what it takes when decoded is in the statistics, where there are any.
-        let encoded = usize::try_from(c.uncompressed_size()).unwrap_or(usize::MAX);
-        let decoded = c.unencoded_byte_array_data_bytes().and_then(|b| usize::try_from(b).ok()).unwrap_or(0);
-        let fixed = usize::try_from(c.num_values()).unwrap_or(0).saturating_mul(8);
-        encoded.max(decoded.saturating_add(fixed))
-    });
-    bytes.fold(0, usize::saturating_add)
 }
 
 fn bad(what: String) -> LakeError {

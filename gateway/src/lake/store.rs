@@ -124,6 +124,17 @@ impl Lake {
             .map_err(|e| LakeError::store(prefix, e))
     }
 
+    /// Removes an object; none is no error.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn remove(&self, object: &Path) -> Result<(), LakeError> {
+        match self.store.delete(object).await {
+            Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(LakeError::store(object, error)),
+        }
+    }
+
     /// Moves a damaged object aside and says so. The object is no longer found under its name, so that its data can be
     /// put again.
     pub async fn quarantine(&self, object: &Path, item: Option<u32>, what: impl Into<String>) -> LakeError {

@@ -1,28 +1,41 @@
 //! Takes a table's batches in, in bounded runs: checked, sorted by region, one Parquet object each.
 //!
-//! Memory: the rows that all writers hold come out of one [`WriterBudget`]. A writer that gets none writes the run that
-//! it has and gives its share back before it waits, so that slow senders hold up nobody for good.
+//! A run is encoded and put while the next one comes in. Each is durable by itself and says which rows of the sender it
+//! holds, so that a push that was cut goes on after the last of those that lie without a gap.
+//!
+//! Memory: the rows that all writers hold come out of one [`WriterBudget`]. A writer that gets none has its run written
+//! and the share given back before it waits, so that slow senders hold up nobody for good.
 
 use super::error::LakeError;
-use super::manifest::{ColumnInfo, Manifest, PARTS_MAX, Part, TABLES, TableManifest, path};
-use super::parts::encode;
+use super::manifest::{Manifest, PARTS_MAX, REGIONS_MAX, Regions, TABLES, TableManifest, path};
+use super::parts::{RUN_TAIL_BYTES, Run, encode};
+use super::shape::Shape;
 use super::store::Lake;
-use super::values::Column;
-use arrow::array::{Array, RecordBatch, StringArray};
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
-use lingqu_protocol::columns::arrow_schema;
+use futures::TryStreamExt;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::ids::TransferId;
-use lingqu_protocol::region::RegionTable;
-use lingqu_protocol::rows::RowsDigest;
+use lingqu_protocol::rows::RowsSum;
 use object_store::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
 
-/// Bytes of Arrow memory in one run: sorted runs this long keep a region's rows of a day in few places, and two of them
-/// with their encoded forms stay well within the gateway's memory.
-pub const RUN_BYTES_MAX: usize = 16 << 20;
+/// Bytes of Arrow memory in one run: sorted runs this long keep a region's rows of a day in few places, and one that comes
+/// in beside one that is encoded, which is there about three times meanwhile, stays well within the gateway's memory.
+pub const RUN_BYTES_MAX: usize = 8 << 20;
+
+/// Bytes of Arrow memory in one batch: what a frame on the wire holds at most.
+pub const BATCH_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of a run's record, with its rows by region: what a run of [`RUN_BYTES_MAX`] can have at most is far less.
+const RECORD_BYTES_MAX: u64 = 16 << 20;
+
+/// Where the rows of runs that are written anew are counted from: no sender has as many.
+const BESIDE_FIRST: u64 = 1 << 50;
 
 /// The unit in which memory is shared: permits are counted in 32 bits.
 const UNIT_BYTES: usize = 1 << 10;
@@ -55,17 +68,6 @@ impl WriterBudget {
     }
 }
 
-/// What a table must look like.
-#[derive(Debug)]
-struct Shape {
-    columns: Vec<ColumnInfo>,
-    schema: SchemaRef,
-    region: Option<usize>,
-    keys: Vec<usize>,
-    /// Of no rows.
-    digest: RowsDigest,
-}
-
 /// Writes one version of a table.
 #[derive(Debug)]
 pub struct TableWriter {
@@ -75,15 +77,20 @@ pub struct TableWriter {
     shape: Arc<Shape>,
     run: Vec<RecordBatch>,
     run_bytes: usize,
+    /// Rows before the run.
+    run_first: u64,
     held: Vec<OwnedSemaphorePermit>,
-    parts: Vec<Part>,
+    /// Runs that are encoded and put. Dropped, they end.
+    writing: JoinSet<Result<(u64, Run), LakeError>>,
+    /// Durable runs by their first row.
+    runs: BTreeMap<u64, Run>,
     rows: u64,
     /// A step is under way, or failed, or was cut short: rows may be missing.
     in_step: bool,
 }
 
 impl TableWriter {
-    /// Starts the version of a transfer. What an earlier attempt of it left is removed; the caller sees to it that a
+    /// Starts the version of a transfer anew. What an earlier attempt of it left is removed; the caller sees to it that a
     /// transfer has one writer at a time.
     ///
     /// # Errors
@@ -99,43 +106,120 @@ impl TableWriter {
             return Err(LakeError::Conflict { object: manifest.to_string() });
         }
         lake.remove_all(&directory(transfer)).await?;
-        let columns = TableManifest::columns_of(entry);
-        let shape = Shape {
-            columns,
-            schema: arrow_schema(entry),
-            region: entry.region_column,
-            keys: entry.key_columns().collect(),
-            digest: RowsDigest::new(entry),
-        };
-        Ok(Self {
+        Ok(Self::new(lake, budget, transfer, Shape::rows(entry)))
+    }
+
+    /// Goes on with the version of a transfer after the runs that earlier attempts made durable: see
+    /// [`durable`](Self::durable). A manifest that was never named by the state is removed.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn resume(
+        lake: Lake,
+        budget: WriterBudget,
+        transfer: TransferId,
+        shape: Shape,
+    ) -> Result<Self, LakeError> {
+        lake.remove(&path::<TableManifest>(transfer)).await?;
+        let mut writer = Self::new(lake, budget, transfer, shape);
+        writer.find_runs().await?;
+        Ok(writer)
+    }
+
+    /// Writes more parts of a version whose own rows are written: what is written anew of earlier parts. Its runs stand
+    /// beside the others and are of no use to another attempt.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub(crate) async fn beside(
+        lake: Lake,
+        budget: WriterBudget,
+        transfer: TransferId,
+        shape: Shape,
+    ) -> Result<Self, LakeError> {
+        let mut writer = Self::new(lake, budget, transfer, shape);
+        (writer.rows, writer.run_first) = (BESIDE_FIRST, BESIDE_FIRST);
+        let mut objects = writer.lake.list(&directory(transfer));
+        while let Some(meta) = objects.try_next().await? {
+            if meta.location.filename().and_then(first_row).is_some_and(|first| first >= BESIDE_FIRST) {
+                writer.lake.remove(&meta.location).await?;
+            }
+        }
+        Ok(writer)
+    }
+
+    fn new(lake: Lake, budget: WriterBudget, transfer: TransferId, shape: Shape) -> Self {
+        Self {
             lake,
             budget,
             transfer,
             shape: Arc::new(shape),
             run: Vec::new(),
             run_bytes: 0,
+            run_first: 0,
             held: Vec::new(),
-            parts: Vec::new(),
+            writing: JoinSet::new(),
+            runs: BTreeMap::new(),
             rows: 0,
             in_step: false,
-        })
+        }
     }
 
-    /// The schema that batches must have: the entry's items in their order.
+    /// Takes up the durable runs that follow each other without a gap, and removes what is left.
+    async fn find_runs(&mut self) -> Result<(), LakeError> {
+        let mut found: BTreeMap<u64, Vec<(Path, u64)>> = BTreeMap::new();
+        let mut objects = self.lake.list(&directory(self.transfer));
+        while let Some(meta) = objects.try_next().await? {
+            let first = meta.location.filename().and_then(first_row).filter(|first| *first < BESIDE_FIRST);
+            found.entry(first.unwrap_or(u64::MAX)).or_default().push((meta.location, meta.size));
+        }
+        while let Some(candidates) = found.get_mut(&self.rows) {
+            let Some((object, bytes)) = candidates.pop() else { break };
+            let Some(run) = read_run(&self.lake, &object, bytes, self.shape.columns.len()).await? else {
+                // Logged where it is moved; for the sender its rows are just not there.
+                let _ = self.lake.quarantine(&object, None, "its record").await;
+                continue;
+            };
+            let rows = run.arrived.count;
+            self.runs.insert(self.rows, run);
+            self.rows += rows;
+            if rows == 0 {
+                break;
+            }
+        }
+        self.run_first = self.rows;
+        for (object, _) in found.into_values().flatten() {
+            self.lake.remove(&object).await?;
+        }
+        Ok(())
+    }
+
+    /// The schema that batches must have.
     pub fn schema(&self) -> SchemaRef {
-        self.shape.schema.clone()
+        self.shape.arriving.clone()
     }
 
-    /// Rows taken so far.
+    /// Rows taken so far, those of earlier attempts among them.
     pub const fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Takes a batch, waiting for memory. Nothing of it is durable before [`TableWriter::finish`].
+    /// Count and sum of the rows that are durable: the first of the sender's, without a gap.
+    pub fn durable(&self) -> RowsSum {
+        let mut sum = RowsSum::default();
+        for (first, run) in &self.runs {
+            if *first == sum.count {
+                sum.merge(&run.arrived);
+            }
+        }
+        sum
+    }
+
+    /// Takes a batch, waiting for memory. When it is durable, [`durable`](Self::durable) counts it.
     ///
     /// # Errors
     /// [`LakeError::BadData`] names row and column of the first value that breaks a rule; a batch of over
-    /// [`RUN_BYTES_MAX`]; no room; the store failed. After an error, or where the future was dropped before its end,
+    /// [`BATCH_BYTES_MAX`]; no room; the store failed. After an error, or where the future was dropped before its end,
     /// the version cannot be finished whole, and every later call says so.
     pub async fn write(&mut self, batch: RecordBatch) -> Result<(), LakeError> {
         self.begin_step()?;
@@ -145,10 +229,13 @@ impl TableWriter {
     }
 
     async fn take(&mut self, batch: RecordBatch) -> Result<(), LakeError> {
+        while let Some(written) = self.writing.try_join_next() {
+            self.written(written)?;
+        }
         let bytes: usize =
             batch.columns().iter().map(|c| c.to_data().get_slice_memory_size().unwrap_or(usize::MAX / 2)).sum();
-        if bytes > RUN_BYTES_MAX {
-            let (bytes, bytes_max) = (bytes as u64, RUN_BYTES_MAX as u64);
+        if bytes > BATCH_BYTES_MAX {
+            let (bytes, bytes_max) = (bytes as u64, BATCH_BYTES_MAX as u64);
             return Err(LakeError::TooLarge { what: "a batch", bytes, bytes_max });
         }
         if batch.num_rows() == 0 {
@@ -156,12 +243,15 @@ impl TableWriter {
         }
         let (shape, first_row) = (self.shape.clone(), self.rows);
         let batch = tokio::task::spawn_blocking(move || shape.check(batch, first_row)).await??;
+        if self.run_bytes + bytes > self.budget.run_bytes {
+            self.write_run();
+        }
         self.take_memory(bytes).await?;
         self.rows += batch.num_rows() as u64;
         self.run_bytes += bytes;
         self.run.push(batch);
         if self.run_bytes >= self.budget.run_bytes {
-            self.write_run().await?;
+            self.write_run();
         }
         Ok(())
     }
@@ -172,21 +262,40 @@ impl TableWriter {
     /// # Errors
     /// [`LakeError::BadData`] where `onto` has other columns; too many parts; no room; the store failed.
     pub async fn finish(mut self, onto: Option<&TableManifest>) -> Result<(TableManifest, Digest), LakeError> {
+        let manifest = self.complete(onto).await?;
+        let digest = manifest.save(&self.lake, self.transfer).await?;
+        Ok((manifest, digest))
+    }
+
+    /// Writes what is left, all of it durable when this returns, and gives what the manifest is to say.
+    ///
+    /// # Errors
+    /// As for [`finish`](Self::finish).
+    pub async fn complete(&mut self, onto: Option<&TableManifest>) -> Result<TableManifest, LakeError> {
         self.begin_step()?;
-        if onto.is_some_and(|old| old.columns != self.shape.columns || old.region_column != self.shape.region) {
-            return Err(bad("the version to go on from has other columns: send a full one".to_owned()));
+        let (columns, region_column) = (self.shape.columns.clone(), self.shape.region);
+        let mut parts = match onto {
+            Some(old) => old.carried_on(&columns, region_column)?,
+            None => Vec::new(),
+        };
+        self.write_run();
+        self.wait_for_runs().await?;
+        let mut regions = onto.map_or_else(|| Some(Regions::new()), |old| old.regions.clone());
+        for run in std::mem::take(&mut self.runs).into_values() {
+            regions = regions.map(|mut all| {
+                for (code, sum) in &run.regions {
+                    all.entry(code.clone()).or_default().merge(sum);
+                }
+                all
+            });
+            parts.push(run.part);
         }
-        self.write_run().await?;
-        let mut parts = onto.map(|old| old.parts.clone()).unwrap_or_default();
-        parts.append(&mut self.parts);
         if parts.len() > PARTS_MAX {
             let (bytes, bytes_max) = (parts.len() as u64, PARTS_MAX as u64);
             return Err(LakeError::TooLarge { what: "parts of a table version", bytes, bytes_max });
         }
-        let (columns, region_column) = (self.shape.columns.clone(), self.shape.region);
-        let manifest = TableManifest { columns, region_column, parts };
-        let digest = manifest.save(&self.lake, self.transfer).await?;
-        Ok((manifest, digest))
+        let regions = regions.filter(|regions| regions.len() <= REGIONS_MAX);
+        Ok(TableManifest { columns, region_column, parts, regions })
     }
 
     async fn take_memory(&mut self, bytes: usize) -> Result<(), LakeError> {
@@ -195,8 +304,19 @@ impl TableWriter {
             self.held.push(permit);
             return Ok(());
         }
-        self.write_run().await?;
-        let permit = self.budget.memory.clone().acquire_many_owned(units).await;
+        self.write_run();
+        let wanted = self.budget.memory.clone().acquire_many_owned(units);
+        tokio::pin!(wanted);
+        let permit = loop {
+            tokio::select! {
+                permit = &mut wanted => break permit,
+                // A run that cannot be written gives its memory back as well, but nobody is to wait for others then.
+                Some(written) = self.writing.join_next() => {
+                    let (first, run) = written??;
+                    self.runs.insert(first, run);
+                }
+            }
+        };
         self.held.push(permit.map_err(|e| LakeError::columns("waiting for memory", e))?);
         Ok(())
     }
@@ -208,7 +328,8 @@ impl TableWriter {
     /// No room; the store failed. The version cannot be finished whole then.
     pub async fn flush(&mut self) -> Result<(), LakeError> {
         self.begin_step()?;
-        self.write_run().await?;
+        self.write_run();
+        self.wait_for_runs().await?;
         self.in_step = false;
         Ok(())
     }
@@ -220,81 +341,75 @@ impl TableWriter {
         Ok(())
     }
 
-    async fn write_run(&mut self) -> Result<(), LakeError> {
+    /// Has the run encoded and put, with the memory that it holds.
+    fn write_run(&mut self) {
         if self.run.is_empty() {
-            return Ok(());
+            return;
         }
-        let object = directory(self.transfer).join(format!("{:08}", self.parts.len()));
-        let (run, shape, name) = (std::mem::take(&mut self.run), self.shape.clone(), object.to_string());
+        let (run, held) = (std::mem::take(&mut self.run), std::mem::take(&mut self.held));
+        let first = std::mem::replace(&mut self.run_first, self.rows);
         self.run_bytes = 0;
-        let encoder = self.budget.encoders.clone().acquire_owned().await;
-        let encoder = encoder.map_err(|e| LakeError::columns("waiting for an encoder", e))?;
-        let encoded = tokio::task::spawn_blocking(move || {
-            let encoded = encode(name, &shape.schema, &run, shape.region, &shape.keys, shape.digest.clone());
-            drop(encoder);
-            encoded
+        let object = directory(self.transfer).join(run_name(first, self.rows));
+        let (lake, shape, encoders) = (self.lake.clone(), self.shape.clone(), self.budget.encoders.clone());
+        self.writing.spawn(async move {
+            let encoder = encoders.acquire_owned().await;
+            let encoder = encoder.map_err(|e| LakeError::columns("waiting for an encoder", e))?;
+            let name = object.to_string();
+            let encoded = tokio::task::spawn_blocking(move || encode(name, &shape, run, first)).await??;
+            let is_new = lake.put_new(&object, encoded.pieces).await?;
+            drop((encoder, held));
+            if !is_new {
+                // Another session of this transfer put it a moment ago: the same rows, or the source has changed since.
+                let bytes = lake.len(&object).await?.unwrap_or(0);
+                let there = read_run(&lake, &object, bytes, encoded.run.part.leaves.len()).await?;
+                if there.as_ref() != Some(&encoded.run) {
+                    return Err(LakeError::Conflict { object: object.to_string() });
+                }
+            }
+            Ok((first, encoded.run))
         });
-        let (bytes, part) = encoded.await??;
-        if !self.lake.put_new(&object, vec![bytes]).await? {
-            return Err(LakeError::Conflict { object: object.to_string() });
+    }
+
+    async fn wait_for_runs(&mut self) -> Result<(), LakeError> {
+        while let Some(written) = self.writing.join_next().await {
+            self.written(written)?;
         }
-        self.parts.push(part);
-        self.held.clear();
+        Ok(())
+    }
+
+    fn written(
+        &mut self,
+        written: Result<Result<(u64, Run), LakeError>, tokio::task::JoinError>,
+    ) -> Result<(), LakeError> {
+        let (first, run) = written??;
+        self.runs.insert(first, run);
         Ok(())
     }
 }
 
-impl Shape {
-    /// Checks a batch, the first row of which is row `first_row` of the version, and gives it the schema's own fields.
-    fn check(&self, batch: RecordBatch, first_row: u64) -> Result<RecordBatch, LakeError> {
-        let fields = batch.schema();
-        let same = fields.fields().len() == self.columns.len()
-            && fields
-                .fields()
-                .iter()
-                .zip(self.schema.fields())
-                .all(|(a, b)| a.name() == b.name() && a.data_type() == b.data_type());
-        if !same {
-            return Err(bad("a batch has other columns than its entry".to_owned()));
-        }
-        for (column, array) in self.columns.iter().zip(batch.columns()) {
-            let missing = (!column.nullable).then(|| array.nulls().and_then(|n| (0..n.len()).find(|i| n.is_null(*i))));
-            if let Some(row) = missing.flatten() {
-                return Err(at(first_row, row, &column.name, "a value is missing where the entry wants one"));
-            }
-        }
-        if let Some((region, column)) = self.region.and_then(|r| Some((batch.columns().get(r)?, self.columns.get(r)?)))
-        {
-            let Column::String(codes) = Column::of(region.as_ref())? else {
-                return Err(bad(format!("region column {} is not of strings", column.name)));
-            };
-            check_regions(codes, first_row, &column.name)?;
-        }
-        RecordBatch::try_new(self.schema.clone(), batch.columns().to_vec()).map_err(|e| bad(e.to_string()))
-    }
+/// The run that an object holds; `None` where it is not whole.
+async fn read_run(lake: &Lake, object: &Path, bytes: u64, columns: usize) -> Result<Option<Run>, LakeError> {
+    let tail_at = bytes.saturating_sub(RUN_TAIL_BYTES);
+    let tail = lake.range(object, tail_at..bytes).await?;
+    let Some(record_bytes) = Run::record_bytes(&tail).filter(|bytes| *bytes <= RECORD_BYTES_MAX.min(tail_at)) else {
+        return Ok(None);
+    };
+    let record = lake.range(object, tail_at - record_bytes..bytes).await?;
+    let run = Run::from_tail(&record, bytes, columns);
+    Ok(run.filter(|run| run.part.object == object.to_string()))
 }
 
-fn check_regions(codes: &StringArray, first_row: u64, column: &str) -> Result<(), LakeError> {
-    let table = RegionTable::national();
-    let mut last = None;
-    for (row, code) in codes.iter().enumerate().filter_map(|(row, code)| Some((row, code?))) {
-        if last != Some(code) {
-            table.check(code).map_err(|e| at(first_row, row, column, &e.to_string()))?;
-            last = Some(code);
-        }
-    }
-    Ok(())
+/// The name of the run of rows `first..end` of the sender.
+fn run_name(first: u64, end: u64) -> String {
+    format!("{first:016}-{:08}", end - first)
+}
+
+/// The first row of the run of this name; `None` where it is no run's.
+fn first_row(name: &str) -> Option<u64> {
+    let (first, _) = name.split_once('-')?;
+    first.parse().ok()
 }
 
 pub(crate) fn directory(transfer: TransferId) -> Path {
     Path::from(TABLES).join(transfer.to_string())
-}
-
-/// Rows are counted from 1 for people.
-fn at(first_row: u64, row: usize, column: &str, problem: &str) -> LakeError {
-    bad(format!("row {}, column {column}: {problem}", first_row + row as u64 + 1))
-}
-
-fn bad(what: String) -> LakeError {
-    LakeError::BadData { what }
 }

@@ -309,7 +309,12 @@ impl Dialled {
         entry: &str,
         transfer: TransferId,
     ) -> Result<(ControlStream<QuicChannel>, Bytes), Fault> {
-        let ask = PushBatch { transfer: transfer.to_string(), entry: entry.to_owned(), mode: "full".to_owned() };
+        let ask = PushBatch {
+            transfer: transfer.to_string(),
+            entry: entry.to_owned(),
+            mode: "full".to_owned(),
+            ..PushBatch::default()
+        };
         let mut control = self.request(request::Ask::PushBatch(ask)).await;
         match self.next_reply(&mut control, &mut Pulled::default()).await {
             reply::Reply::PushReady(ready) => Ok((control, ready.token)),

@@ -12,10 +12,17 @@ const FILE_BYTES: usize = 35_000_000;
 
 const SEGMENT_BYTES: f64 = 8.0 * 1024.0 * 1024.0;
 
+#[derive(Clone, Copy)]
 enum What {
     File,
+    /// Parquet, which goes as it is.
     Batch,
+    /// An Arrow file, which goes as rows.
+    Rows,
 }
+
+/// Rows that are sent as rows: more than one run of them.
+const ROWS: usize = 60_000;
 
 struct Push {
     world: World,
@@ -33,6 +40,15 @@ impl Push {
                 write_parquet(&path, &registrations(1, 3_000));
                 path
             }
+            What::Rows => {
+                let path = world.path("rows.arrow");
+                let batch = registrations(1, ROWS);
+                let file = std::fs::File::create(&path).unwrap();
+                let mut writer = arrow::ipc::writer::FileWriter::try_new(file, &batch.schema()).unwrap();
+                (0..ROWS).step_by(4_000).for_each(|at| writer.write(&batch.slice(at, 4_000)).unwrap());
+                writer.finish().unwrap();
+                path
+            }
         };
         Self { world, what, source }
     }
@@ -42,7 +58,7 @@ impl Push {
         let agent = &self.world.provider.agent;
         match self.what {
             What::File => agent.start(["push", "file", &self.world.files.entry, source]),
-            What::Batch => agent.start(["push", "batch", &self.world.table.entry, source]),
+            What::Batch | What::Rows => agent.start(["push", "batch", &self.world.table.entry, source]),
         }
     }
 
@@ -51,7 +67,7 @@ impl Push {
         let world = &self.world;
         let (grant, out) = match self.what {
             What::File => (&world.files.grant, world.path("out/")),
-            What::Batch => (&world.table.grant, world.path("out.parquet")),
+            What::Batch | What::Rows => (&world.table.grant, world.path("out.parquet")),
         };
         let version = version.to_string();
         let args = ["pull", grant, "--version", &version, "--out", out.to_str().unwrap()];
@@ -59,10 +75,11 @@ impl Push {
         let right = out.exists()
             && match self.what {
                 What::File => bytes_of(&out) == [("file".to_owned(), seeded_bytes(1, FILE_BYTES))].into(),
-                What::Batch => {
+                What::Batch | What::Rows => {
+                    let count = if matches!(self.what, What::Rows) { ROWS } else { 3_000 };
                     let rows = read_parquet(&out);
                     let columns: Vec<&str> = rows.columns.iter().map(String::as_str).collect();
-                    let all = Rows::of(&[registrations(1, 3_000)]).filter("region", |r| r.starts_with("4403"));
+                    let all = Rows::of(&[registrations(1, count)]).filter("region", |r| r.starts_with("4403"));
                     rows.must_be(&all.select(&columns));
                     true
                 }
@@ -183,14 +200,34 @@ fn a_batch_push_killed_between_commit_and_answer() {
     killed_at(What::Batch, "transfer.committed", 1);
 }
 
+#[test]
+fn a_push_of_rows_killed_before_its_manifest_goes_on_after_its_runs() {
+    killed_at(What::Rows, "push.before_manifest", 1);
+}
+
+#[test]
+fn a_push_of_rows_killed_before_its_commit() {
+    killed_at(What::Rows, "push.before_commit", 1);
+}
+
 /// Kills either side at random moments of pushes, one after the other. `LINGQU_KILLS` says how often, `LINGQU_SEED` when.
 #[test]
 fn pushes_killed_at_random_moments_arrive_whole_and_once() {
+    killed_at_random(What::File);
+}
+
+/// As files are, so are rows.
+#[test]
+fn pushes_of_rows_killed_at_random_moments_arrive_whole_and_once() {
+    killed_at_random(What::Rows);
+}
+
+fn killed_at_random(what: What) {
     let number = |name: &str, default: u64| std::env::var(name).ok().map_or(default, |v| v.parse().unwrap());
     let (kills, seed) = (number("LINGQU_KILLS", 6), number("LINGQU_SEED", 1));
     println!("seed {seed}");
     let mut random = Rng::new(seed);
-    let mut push = Push::new(What::File);
+    let mut push = Push::new(what);
     push.world.gateway.start();
     let mut running = push.start();
     let mut version = 1;

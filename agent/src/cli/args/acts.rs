@@ -44,8 +44,8 @@ Examples:
     Review(ReviewArgs),
     /// List the entries that exist for this agent.
     List,
-    /// Show one entry.
-    Show(ShowArgs),
+    /// Show one entry, its versions, or the regions of a version.
+    Show(ShowEntryArgs),
 }
 
 /// `catalogue template`.
@@ -63,6 +63,19 @@ pub struct TemplateArgs {
     /// The sheet of an Excel file; the first where absent.
     #[arg(long, value_name = "NAME")]
     pub sheet: Option<String>,
+}
+
+/// `catalogue show`.
+#[derive(Debug, Args)]
+pub struct ShowEntryArgs {
+    /// Its id or code.
+    pub id: String,
+    /// List its versions with their counts and digests: for its provider and the authority. (版本)
+    #[arg(long)]
+    pub versions: bool,
+    /// List the regions of this version with their rows and digests: for its provider and the authority. (版本的行政区划)
+    #[arg(long, value_name = "V", conflicts_with = "versions", value_parser = clap::value_parser!(u64).range(1..))]
+    pub version: Option<u64>,
 }
 
 /// A thing by its id.

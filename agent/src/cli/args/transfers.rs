@@ -40,6 +40,9 @@ pub enum BatchMode {
     Full,
     /// These rows come after those before (追加).
     Append,
+    /// Each row says in a column `_op` whether it replaces or adds the row of its key (`upsert`) or takes it away (`delete`)
+    /// (增量变更).
+    Changes,
 }
 
 impl BatchMode {
@@ -48,6 +51,7 @@ impl BatchMode {
         match self {
             Self::Full => "full",
             Self::Append => "append",
+            Self::Changes => "changes",
         }
     }
 }
@@ -75,9 +79,13 @@ pub struct PushBatchArgs {
     /// Files of rows, and folders of them.
     #[arg(required = true, value_name = "PATH")]
     pub paths: Vec<PathBuf>,
-    /// All rows anew, or more rows.
+    /// All rows anew, more rows, or changes by key.
     #[arg(long, value_enum, default_value_t = BatchMode::Full)]
     pub mode: BatchMode,
+    /// Send Parquet files as rows. Files that fit their entry else go as they are: not decoded here and not encoded there.
+    /// (不按原文件传输)
+    #[arg(long)]
+    pub no_verbatim: bool,
     /// Only compare the files with the entry and name everything that is wrong: nothing is sent. (只检查)
     #[arg(long)]
     pub check: bool,

@@ -13,6 +13,7 @@ mod renewal;
 mod scopes;
 mod top;
 mod transfers;
+mod versions;
 mod watching;
 
 use lingqu_tests::world::{Granted, Ran, World};

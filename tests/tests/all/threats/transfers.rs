@@ -85,6 +85,7 @@ fn threat_06_another_agents_transfer_is_answered_as_one_that_does_not_exist() {
             transfer: transfer.into(),
             entry: world.table.entry.clone(),
             mode: "full".into(),
+            ..PushBatch::default()
         };
         let (fault, _) = dialled.refused(request::Ask::PushBatch(push(&theirs))).await;
         let (none, _) = dialled.refused(ask_read("transfer", &nobodys)).await;
