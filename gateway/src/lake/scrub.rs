@@ -61,7 +61,9 @@ fn primitive<T: ArrowPrimitiveType>(array: &PrimitiveArray<T>) -> ArrayRef {
 
 fn bytes<T: ByteArrayType<Offset = i32>>(array: &GenericByteArray<T>) -> Result<ArrayRef, LakeError> {
     let mut offsets = Vec::with_capacity(array.len() + 1);
-    let mut values: Vec<u8> = Vec::new();
+    let visible = (0..array.len()).filter(|row| array.is_valid(*row));
+    let length: usize = visible.map(|row| usize::try_from(array.value_length(row)).unwrap_or(0)).sum();
+    let mut values: Vec<u8> = Vec::with_capacity(length);
     offsets.push(0i32);
     for index in 0..array.len() {
         if array.is_valid(index) {
