@@ -17,7 +17,7 @@ pub enum Op {
 
 impl Op {
     /// What a cell of the column says; `None` where it is neither word.
-    pub fn parse(word: &str) -> Option<Self> {
+    pub fn of_word(word: &str) -> Option<Self> {
         match word {
             "upsert" => Some(Self::Upsert),
             "delete" => Some(Self::Delete),

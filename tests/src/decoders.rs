@@ -32,7 +32,7 @@ use std::sync::LazyLock;
 pub type Decode = fn(&[u8]);
 
 /// Every decoder, by the name of its fuzz target.
-pub const ALL: [(&str, Decode); 18] = [
+pub const ALL: [(&str, Decode); 19] = [
     ("frame", frame_bytes),
     ("wire_request", wire_request),
     ("wire_reply", wire_reply),
@@ -51,10 +51,11 @@ pub const ALL: [(&str, Decode); 18] = [
     ("invitation", invitation),
     ("merkle_proof", merkle_proof),
     ("plan", plan),
+    ("parquet_pages", parquet_pages),
 ];
 
 /// Files of `protocol/src` with a decoder, and the targets that reach it; a test finds files that are missing here.
-pub const WHERE: [(&str, &[&str]); 20] = [
+pub const WHERE: [(&str, &[&str]); 21] = [
     ("agency.rs", &["identifiers"]),
     ("checkpoint.rs", &["checkpoint"]),
     ("digest.rs", &["identifiers"]),
@@ -68,6 +69,7 @@ pub const WHERE: [(&str, &[&str]); 20] = [
     ("leaf.rs", &["leaf"]),
     ("merkle.rs", &["merkle_proof"]),
     ("name.rs", &["name"]),
+    ("pages.rs", &["parquet_pages"]),
     ("plan.rs", &["plan"]),
     ("predicate/mod.rs", &["predicate"]),
     ("receipt/json.rs", &["receipt"]),
@@ -128,6 +130,14 @@ fn message<M: Message + Default + PartialEq + Debug>(data: &[u8]) {
         assert_eq!(again.as_ref(), Ok(&read));
         // A message that was read fits a frame again, unless it was too long for one before.
         assert!(wire::encode(&read).is_ok() || data.len() > FrameKind::Control.body_bytes_max());
+    }
+}
+
+/// A Parquet file that may stay as it is; one that fits has as many rows as its row groups together.
+pub fn parquet_pages(data: &[u8]) {
+    if let Ok(fit) = lingqu_protocol::pages::inspect(&Bytes::copy_from_slice(data), &ENTRY) {
+        let rows = fit.metadata.metadata().row_groups().iter().map(|group| group.num_rows());
+        assert_eq!(u64::try_from(rows.sum::<i64>()), Ok(fit.rows));
     }
 }
 

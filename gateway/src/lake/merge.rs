@@ -155,7 +155,7 @@ impl Merge<'_> {
                 if hash % passes != pass {
                     continue;
                 }
-                let deletes = ops.is_valid(at) && Op::parse(ops.value(at)) == Some(Op::Delete);
+                let deletes = ops.is_valid(at) && Op::of_word(ops.value(at)) == Some(Op::Delete);
                 let now = Last { part: part as u32, group: group as u32, row: here, deletes };
                 if let Some(before) = last.insert(*hash, now).filter(|before| !before.deletes) {
                     replaced.entry((before.part as usize, before.group as usize)).or_default().push(before.row);

@@ -131,11 +131,11 @@ impl Shape {
         let ops = rows.columns().get(place).and_then(|column| column.as_string_opt::<i32>());
         let ops = ops.ok_or_else(|| bad("changes do not say what is to be done with each row".to_owned()))?;
         for row in 0..ops.len() {
-            if ops.is_null(row) || Op::parse(ops.value(row)).is_none() {
+            if ops.is_null(row) || Op::of_word(ops.value(row)).is_none() {
                 return Err(at(first_row, row, lingqu_protocol::changes::OP_COLUMN, "it is `upsert` or `delete`"));
             }
         }
-        let stays = BooleanBuffer::collect_bool(ops.len(), |row| Op::parse(ops.value(row)) == Some(Op::Upsert));
+        let stays = BooleanBuffer::collect_bool(ops.len(), |row| Op::of_word(ops.value(row)) == Some(Op::Upsert));
         Ok(Some(BooleanArray::new(stays, None)))
     }
 
