@@ -1,5 +1,7 @@
 //! Marks in a pull of rows: where it can go on, sealed so that only what this gateway said is believed.
 //!
+//! The place is masked as well: how far rows lie apart in a version tells how many of them are outside a scope.
+//!
 //! A mark holds the place in the version's own coordinates and what was delivered up to there, bound to what the transfer
 //! is bound to: version, grant, purpose, columns, condition. So a pull goes on at once, with nothing read again, and its
 //! end record and receipt still speak of all of it.
@@ -13,6 +15,28 @@ const MAGIC: &[u8; 4] = b"LQM1";
 
 /// Bytes before the seal.
 const BODY_BYTES: usize = 4 + 32 + 16 + 40 + RowsSum::BYTES;
+
+/// Bytes of a place.
+const PLACE_BYTES: usize = 16;
+
+/// What makes masks nothing else's.
+const MASK_DOMAIN: &[u8] = b"lingqu mark mask v1\n";
+
+/// A place under a mask that follows from what was delivered up to it, which is never the same at two places.
+fn masked(
+    mut place: [u8; PLACE_BYTES],
+    key: &[u8; 32],
+    content: Digest,
+    root: &BatchRoot,
+    rows: &RowsSum,
+) -> [u8; PLACE_BYTES] {
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher.update(MASK_DOMAIN).update(&content.bytes).update(&root.to_bytes()).update(&rows.to_bytes());
+    for (byte, mask) in place.iter_mut().zip(hasher.finalize().as_bytes()) {
+        *byte ^= mask;
+    }
+    place
+}
 
 /// What was delivered up to a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +52,11 @@ impl Mark {
         let mut token = Vec::with_capacity(BODY_BYTES + 32);
         token.extend(MAGIC);
         token.extend(content.bytes);
-        token.extend(self.position.part.to_be_bytes());
-        token.extend(self.position.row_group.to_be_bytes());
-        token.extend(self.position.row.to_be_bytes());
+        let mut place = [0; PLACE_BYTES];
+        place[..4].copy_from_slice(&self.position.part.to_be_bytes());
+        place[4..8].copy_from_slice(&self.position.row_group.to_be_bytes());
+        place[8..].copy_from_slice(&self.position.row.to_be_bytes());
+        token.extend(masked(place, key, content, &self.root, &self.rows));
         token.extend(self.root.to_bytes());
         token.extend(self.rows.to_bytes());
         let seal = blake3::keyed_hash(key, &token);
@@ -48,17 +74,20 @@ impl Mark {
         }
         let (magic, rest) = body.split_first_chunk::<4>()?;
         let (bound, rest) = rest.split_first_chunk::<32>()?;
-        let (part, rest) = rest.split_first_chunk::<4>()?;
-        let (row_group, rest) = rest.split_first_chunk::<4>()?;
-        let (row, rest) = rest.split_first_chunk::<8>()?;
+        let (place, rest) = rest.split_first_chunk::<PLACE_BYTES>()?;
         let (root, rest) = rest.split_first_chunk::<40>()?;
         let rows = rest.first_chunk::<{ RowsSum::BYTES }>()?;
+        let (root, rows) = (BatchRoot::from_bytes(root), RowsSum::from_bytes(rows));
+        let place = masked(*place, key, content, &root, &rows);
+        let (part, rest) = place.split_first_chunk::<4>()?;
+        let (row_group, row) = rest.split_first_chunk::<4>()?;
+        let row = row.first_chunk::<8>()?;
         let position = Position {
             part: u32::from_be_bytes(*part),
             row_group: u32::from_be_bytes(*row_group),
             row: u64::from_be_bytes(*row),
         };
-        let mark = Self { position, root: BatchRoot::from_bytes(root), rows: RowsSum::from_bytes(rows) };
+        let mark = Self { position, root, rows };
         (magic == MAGIC && *bound == content.bytes).then_some(mark)
     }
 }
@@ -78,6 +107,7 @@ mod tests {
         let mark = Mark { position, root, rows };
         let (key, content) = ([7; 32], Digest::blake3(b"asked"));
         let token = mark.seal(&key, content);
+        assert!(!token.windows(8).any(|bytes| bytes == 77u64.to_be_bytes()), "the place is not to be seen");
         assert_eq!(Mark::open(&token, &key, content), Some(mark));
         assert_eq!(Mark::open(&token, &[8; 32], content), None);
         assert_eq!(Mark::open(&token, &key, Digest::blake3(b"another scope")), None);

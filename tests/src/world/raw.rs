@@ -273,6 +273,8 @@ impl Dialled {
                     pulled.bodies.push(body.clone());
                     pulled.batches.extend(decoder.decode(body).unwrap());
                 }
+                // A mark: where the pull could go on. It is on the wire like all else.
+                Ok(Some(Event::Control(body))) => pulled.bodies.push(body),
                 Ok(None) | Err(_) => break,
                 Ok(other) => panic!("{other:?}"),
             }
