@@ -153,6 +153,7 @@ impl Inside {
             gateway: identity.gateway,
             domain: identity.domain.clone(),
             statement: identity.statement.to_json().into(),
+            marks_key: [7; 32],
         };
         let key = Arc::new(folder.receipt_key);
         let statement = identity.statement.clone();
@@ -287,7 +288,12 @@ impl Connection {
     /// Pushes rows as they are.
     pub(crate) async fn push(&self, bodies: Vec<Bytes>, end: PushEnd) {
         let transfer = TransferId::random(&OsEntropy::new()).unwrap().to_string();
-        let ask = PushBatch { transfer: transfer.clone(), entry: ENTRY.to_string(), mode: "full".to_owned() };
+        let ask = PushBatch {
+            transfer: transfer.clone(),
+            entry: ENTRY.to_string(),
+            mode: "full".to_owned(),
+            ..PushBatch::default()
+        };
         let (mut writer, mut reader) = self.request(request::Ask::PushBatch(ask)).await;
         let reply::Reply::PushReady(ready) = Self::reply(&mut reader).await else { panic!("not ready") };
         let mut data = FrameWriter::new(self.channel.open_uni().await.unwrap());
@@ -326,7 +332,12 @@ impl Connection {
         data.expect::<DataHello>("a data hello").await.unwrap();
         let mut decoder = lingqu_protocol::ipc::Decoder::default();
         while let Ok(Some(event)) = data.next().await {
-            let Event::Batch(body) = event else { panic!("{event:?}") };
+            let body = match event {
+                Event::Batch(body) => body,
+                // Marks, which a receiver that keeps nothing has no use for.
+                Event::Control(_) => continue,
+                other => panic!("{other:?}"),
+            };
             got.bytes += body.len() as u64;
             got.batches.extend(decoder.decode(body).unwrap());
         }
