@@ -2,7 +2,7 @@
 //! read in an array of the same size; and what a request sees while the policy changes.
 //!
 //! What is timed is `decide::pull`, the very function that a request goes through, by the id of its grant. A clock call
-//! costs tens of nanoseconds, so decisions are timed in batches of [`BATCH`]: a sample is a batch's mean, and the figures
+//! costs tens of nanoseconds, so decisions are timed in batches of `BATCH`: a sample is a batch's mean, and the figures
 //! are of those means. Because a mean hides a slow one among its neighbours, the same calls are timed a second time one
 //! by one, with the clock's own cost (measured beside it) taken off; those are told as `single`.
 //!

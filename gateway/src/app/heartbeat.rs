@@ -101,7 +101,10 @@ impl Pulse {
                 None
             }
             Ok(Err(error)) => {
-                tracing::error!(%error, "the ledger does not take records");
+                // Said once: every look tries again.
+                if self.was_closed != Some(ClosedWhy::LedgerFailed) {
+                    tracing::error!(%error, "the ledger does not take records");
+                }
                 Some(ClosedWhy::LedgerFailed)
             }
             Err(_) => Some(ClosedWhy::Stale),

@@ -268,7 +268,8 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
 /// Logs go to standard error; every line of a request carries its caller, every line of a transfer its id.
 fn log(config: &Config) {
     let filter = EnvFilter::try_new(&config.log_filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A log that cannot be written (a full disk behind standard error) is no reason to panic in the middle of a task.
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false);
     match config.log_format {
         LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).init(),
         LogFormat::Json => lines.json().init(),

@@ -131,7 +131,7 @@ impl Quota {
     }
 
     /// How long a flow has to wait before it may send `bytes` more, counting them. Over any time, no more passes than the
-    /// rate gives for it, for [`CATCH_UP`] and for one piece.
+    /// rate gives for it, for `CATCH_UP` and for one piece.
     pub fn pace(&self, bytes: u64, now: Duration) -> Duration {
         let mut account = self.lock();
         let Some(rate) = account.limits.rate_bytes_per_second_max else { return Duration::ZERO };

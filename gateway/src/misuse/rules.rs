@@ -19,7 +19,7 @@ mod tests;
 mod week;
 
 use super::history::{Denial, History};
-use super::observation::{Observation, Who};
+use super::observation::{Observation, Refusal, Who};
 use super::thresholds::Thresholds;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
@@ -126,6 +126,46 @@ pub fn action(suspicion: &Suspicion, thresholds: &Thresholds) -> (Action, bool) 
         _ => true,
     };
     (if possible { action } else { Action::Warn }, observe_only)
+}
+
+/// So many refusals of one kind under one grant within so long: what several rules are.
+struct Refusals {
+    rule: Rule,
+    kind: Refusal,
+    at_least: u32,
+    minutes: u32,
+}
+
+impl Refusals {
+    /// Judges one refusal more. `told` gives the sentence in both languages, of the count and the last refusal's word.
+    fn judge(
+        &self,
+        history: &History,
+        seen: &Observation,
+        now: Timestamp,
+        told: impl FnOnce(u64, &str) -> (String, String),
+    ) -> Option<Suspicion> {
+        let (refusal, answered) = seen.refusal()?;
+        let grant = answered.grant.filter(|_| refusal == self.kind)?;
+        let kinds = [self.kind];
+        let under = || {
+            let refused = history.denials(&kinds, since(now, self.minutes));
+            refused.filter(|denial| denial.answered.grant == Some(grant))
+        };
+        let count = under().count() as u64;
+        if count < self.at_least.into() {
+            return None;
+        }
+        let (text, text_zh) = told(count, answered.word);
+        let counts = vec![("refused", count), ("window_minutes", self.minutes.into())];
+        Some(Suspicion {
+            rule: self.rule,
+            who: Subject::Agent(seen.who),
+            grant: Some(grant),
+            entry: answered.entry,
+            evidence: Evidence { text, text_zh, counts, shown: shown(under()) },
+        })
+    }
 }
 
 /// The beginning of a window that ends now.

@@ -329,9 +329,10 @@ impl Connection {
         }
         writer.message(&Step::from(step::Step::PullStart(PullStart::default()))).await.unwrap();
         let mut data = FrameReader::new(self.channel.accept_uni().await.unwrap());
-        data.expect::<DataHello>("a data hello").await.unwrap();
+        // A reset may overtake everything that was sent before it, the hello as well; the reason is on the other stream.
+        let greeted = data.expect::<DataHello>("a data hello").await.is_ok();
         let mut decoder = lingqu_protocol::ipc::Decoder::default();
-        while let Ok(Some(event)) = data.next().await {
+        while greeted && let Ok(Some(event)) = data.next().await {
             let body = match event {
                 Event::Batch(body) => body,
                 // Marks, which a receiver that keeps nothing has no use for.

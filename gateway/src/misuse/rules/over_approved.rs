@@ -1,6 +1,6 @@
 //! Volume or rate above what was approved: refusals for it, and, beside the gate's own count, what was measured to pass.
 
-use super::{Evidence, Subject, Suspicion, shown, since};
+use super::{Evidence, Refusals, Subject, Suspicion};
 use crate::misuse::history::History;
 use crate::misuse::observation::{Event, Observation, Refusal};
 use crate::misuse::thresholds::Thresholds;
@@ -18,25 +18,14 @@ pub(super) fn judge(
 }
 
 fn refused(history: &History, seen: &Observation, thresholds: &Thresholds, now: Timestamp) -> Option<Suspicion> {
-    let (refusal, answered) = seen.refusal()?;
-    let grant = answered.grant.filter(|_| refusal == Refusal::AboveLimit)?;
     let limits = &thresholds.over_approved;
-    let under = || {
-        let above = history.denials(&[Refusal::AboveLimit], since(now, limits.minutes));
-        above.filter(|d| d.answered.grant == Some(grant))
-    };
-    let count = under().count() as u64;
-    (count >= limits.count.into()).then(|| Suspicion {
-        rule: Rule::OverApproved,
-        who: Subject::Agent(seen.who),
-        grant: Some(grant),
-        entry: answered.entry,
-        evidence: Evidence {
-            text: format!("{count} requests above the approved in {} minutes ({})", limits.minutes, answered.word),
-            text_zh: format!("{} 分钟内 {count} 次超出批准的数据量或频率（{}）", limits.minutes, answered.word),
-            counts: vec![("refused", count), ("window_minutes", limits.minutes.into())],
-            shown: shown(under()),
-        },
+    let minutes = limits.minutes;
+    let refusals = Refusals { rule: Rule::OverApproved, kind: Refusal::AboveLimit, at_least: limits.count, minutes };
+    refusals.judge(history, seen, now, |count, word| {
+        (
+            format!("{count} requests above the approved in {minutes} minutes ({word})"),
+            format!("{minutes} 分钟内 {count} 次超出批准的数据量或频率（{word}）"),
+        )
     })
 }
 
