@@ -185,7 +185,7 @@ struct KillArgs {
     #[arg(long)]
     batch: bool,
     /// With --batch: TPC-H's scale of the rows.
-    #[arg(long, default_value_t = 0.3)]
+    #[arg(long, default_value_t = 1.0)]
     scale: f64,
     /// The file's size, as `2GiB`, `512MiB` or bytes.
     #[arg(long, default_value = "2GiB", value_parser = size)]
