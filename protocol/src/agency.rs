@@ -240,6 +240,7 @@ mod tests {
         let id: AgentId = "91350100M000100Y43/main-1".parse().unwrap();
         let uri = id.to_uri("lingqu.test");
         assert_eq!(uri, "spiffe://lingqu.test/agency/91350100M000100Y43/agent/main-1");
+        assert_eq!(format!("{id:?} {id}"), "91350100M000100Y43/main-1 91350100M000100Y43/main-1");
         assert_eq!(AgentId::from_uri(&uri, "lingqu.test"), Ok(id));
         for wrong in [
             "spiffe://lingqu.test/agency/91350100M000100Y43/agent/main-1/",

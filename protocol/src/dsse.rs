@@ -189,6 +189,9 @@ mod tests {
         let bytes = pae("http://example.com/HelloWorld", b"hello world");
         assert_eq!(bytes, b"DSSEv1 29 http://example.com/HelloWorld 11 hello world");
         assert_eq!(parse_pae(&bytes).unwrap(), ("http://example.com/HelloWorld".into(), b"hello world".to_vec()));
+        let payload_type = "http://example.com/HelloWorld".to_owned();
+        let envelope = Envelope { payload_type, payload: b"hello world".to_vec(), signatures: Vec::new() };
+        assert_eq!(envelope.signed_bytes(), bytes);
     }
 
     #[test]

@@ -413,6 +413,42 @@ mod tests {
         assert_eq!(inspect(&file(plain(), 0), &entry()).unwrap().rows, 0);
     }
 
+    /// A file of which only the head and the trailer are there.
+    struct Hollow {
+        len: u64,
+        footer_bytes: u32,
+    }
+
+    impl parquet::file::reader::Length for Hollow {
+        fn len(&self) -> u64 {
+            self.len
+        }
+    }
+
+    impl ChunkReader for Hollow {
+        type T = &'static [u8];
+
+        fn get_read(&self, _start: u64) -> parquet::errors::Result<Self::T> {
+            Ok(&[])
+        }
+
+        fn get_bytes(&self, start: u64, _length: usize) -> parquet::errors::Result<Bytes> {
+            Ok(if start == 0 { MAGIC.to_vec() } else { [&self.footer_bytes.to_le_bytes()[..], &MAGIC[..]].concat() }
+                .into())
+        }
+    }
+
+    #[test]
+    fn a_footer_has_its_bounds() {
+        let (max, edges) = (FOOTER_BYTES_MAX as u32, MAGIC.len() as u64 + TRAILER_BYTES);
+        let at = |len: u64, footer_bytes: u32| footer(&Hollow { len, footer_bytes }).map_err(|unfit| unfit.0);
+        assert_eq!(at(1 << 30, max), Ok(((1 << 30) - TRAILER_BYTES - u64::from(max), u64::from(max))));
+        assert!(at(1 << 30, max + 1).unwrap_err().contains("more than"));
+        assert_eq!(at(edges + 100, 100), Ok((MAGIC.len() as u64, 100)));
+        assert!(at(edges + 99, 100).unwrap_err().contains("not whole"));
+        assert!(at(edges - 1, 0).unwrap_err().contains("not whole"));
+    }
+
     #[test]
     fn what_does_not_fit_says_why() {
         let gzip = WriterProperties::builder().set_compression(Compression::GZIP(Default::default())).build();

@@ -168,3 +168,107 @@ impl<S: SendHalf> FrameWriter<S> {
         self.send.resetter()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::wire::{DataHello, Done};
+    use std::collections::VecDeque;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    /// What the other side did, or is to do: both halves of a stream without a transport.
+    #[derive(Debug, Default)]
+    struct Script {
+        bytes: VecDeque<Bytes>,
+        ended: Vec<String>,
+    }
+
+    impl SendHalf for Script {
+        async fn send(&mut self, bytes: Bytes) -> Result<(), StreamError> {
+            self.bytes.push_back(bytes);
+            Ok(())
+        }
+
+        fn finish(&mut self) {
+            self.ended.push("finished".into());
+        }
+
+        fn reset(&mut self, code: CloseCode) {
+            self.ended.push(format!("reset {code:?}"));
+        }
+    }
+
+    impl RecvHalf for Script {
+        async fn recv(&mut self, _max: usize) -> Result<Option<Bytes>, StreamError> {
+            Ok(self.bytes.pop_front())
+        }
+
+        fn stop(&mut self, code: CloseCode) {
+            self.ended.push(format!("stopped {code:?}"));
+        }
+    }
+
+    /// Nothing here waits.
+    fn done<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("it waits"),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_counted_and_ends_as_it_was_ended() {
+        let hello = DataHello { transfer: "t".into(), token: Bytes::from_static(b"token") };
+        let mut writer = FrameWriter::new(Script::default());
+        done(writer.message(&hello)).unwrap();
+        done(writer.raw(crate::frame::segment(7))).unwrap();
+        let written: usize = writer.send.bytes.iter().map(Bytes::len).sum();
+        writer.finish();
+        writer.reset(CloseCode::Busy);
+        assert_eq!(writer.send.ended, ["finished", "reset Busy"]);
+        assert!(writer.resetter().is_none());
+
+        let mut reader = FrameReader::new(writer.send);
+        assert_eq!(done(reader.expect::<DataHello>("a hello")), Ok(hello));
+        assert_eq!(done(reader.next()), Ok(Some(Event::Segment(7))));
+        assert_eq!(done(reader.message::<Done>("the end")), Ok(None));
+        assert_eq!(done(reader.expect::<Done>("the end")), Err(SessionError::Incomplete));
+        assert_eq!(reader.bytes(), written as u64);
+        reader.stop(CloseCode::Denied);
+        assert_eq!(reader.recv.ended.last().map(String::as_str), Some("stopped Denied"));
+    }
+
+    #[test]
+    fn another_frame_than_must_come_and_half_a_frame_are_refused() {
+        let mut other = FrameReader::new(Script { bytes: [crate::frame::segment(7)].into(), ..Script::default() });
+        let expected = SessionError::Unexpected { expected: "a hello", got: "a segment" };
+        assert_eq!(done(other.expect::<DataHello>("a hello")), Err(expected.clone()));
+        let half = crate::frame::segment(7).slice(..2);
+        let mut cut = FrameReader::new(Script { bytes: [half].into(), ..Script::default() });
+        let error = done(cut.next()).unwrap_err();
+        assert!(matches!(error, SessionError::Frame(_)), "{error}");
+        for (error, code) in [
+            (expected, CloseCode::Protocol),
+            (error, CloseCode::Protocol),
+            (SessionError::Incomplete, CloseCode::Internal),
+            (StreamError::Lost(String::new()).into(), CloseCode::Internal),
+            (StreamError::Reset(CloseCode::Suspended).into(), CloseCode::Suspended),
+            (StreamError::Closed(CloseCode::Draining).into(), CloseCode::Draining),
+        ] {
+            assert_eq!(error.close_code(), code, "{error}");
+        }
+        let body = Bytes::new();
+        let names = [
+            (Event::Control(body.clone()), "a control message"),
+            (Event::Manifest(body.clone()), "a manifest"),
+            (Event::Segment(1), "a segment"),
+            (Event::ItemData(body.clone()), "an item's bytes"),
+            (Event::Batch(body), "a batch"),
+        ];
+        assert!(names.iter().all(|(event, name)| event_name(Some(event)) == *name));
+        assert_eq!(event_name(None), "the end of the stream");
+    }
+}

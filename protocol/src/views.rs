@@ -118,6 +118,22 @@ mod tests {
     }
 
     #[test]
+    fn text_and_bytes_are_decoded_as_views_and_their_bytes_count() {
+        let texts: ArrayRef = Arc::new(arrow::array::StringArray::from_iter_values(["字".repeat(100)]));
+        let raw: ArrayRef = Arc::new(arrow::array::BinaryArray::from_iter_values([vec![7u8; 200]]));
+        let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values([1]));
+        let batch = RecordBatch::try_from_iter([("t", texts), ("r", raw), ("n", numbers)]).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        let read = metadata(writer.close().unwrap()).unwrap();
+        let types: Vec<&DataType> = read.schema().fields().iter().map(|field| field.data_type()).collect();
+        assert_eq!(types, [&DataType::Utf8View, &DataType::BinaryView, &DataType::Int64]);
+        let column = |place: usize, of: &DataType| text_bytes(&canonical(batch.column(place), of).unwrap(), 0, 1);
+        assert_eq!((column(0, types[0]), column(1, types[1]), column(2, types[2])), (300, 200, 0));
+    }
+
+    #[test]
     fn narrow_tables_are_decoded_in_many_rows_and_wide_ones_in_few() {
         let schema = |columns: usize| {
             Schema::new((0..columns).map(|i| Field::new(i.to_string(), DataType::Utf8View, true)).collect::<Vec<_>>())

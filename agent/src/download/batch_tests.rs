@@ -9,7 +9,8 @@ use lingqu_certs::memory::{MemoryChannel, pair};
 use lingqu_certs::os::OsDisk;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::frame::{self, FrameKind};
-use lingqu_protocol::ipc::Encoder;
+use lingqu_protocol::ipc::{BatchRoot, Encoder};
+use lingqu_protocol::rows::RowsDigest;
 use lingqu_protocol::session::FrameWriter;
 use lingqu_protocol::wire::{Fault, Reply as ReplyMessage};
 use std::sync::Mutex;
@@ -136,7 +137,7 @@ async fn a_stream_that_is_cut_has_no_marker_and_no_end() {
         cut.reset(CloseCode::Suspended);
     });
     assert_eq!(got.unwrap_err().exit_code(), 4);
-    writer.stop.store(true, Ordering::SeqCst);
+    writer.stop();
     drop(writer);
     assert!(!pipe.0.lock().unwrap().ends_with(&[0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]));
 }

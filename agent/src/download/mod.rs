@@ -6,6 +6,7 @@ mod journal;
 mod manifest;
 mod receive;
 mod staging;
+mod writing;
 
 pub use batch::{GotRows, Stdout};
 pub use files::GotFiles;

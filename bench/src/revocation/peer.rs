@@ -298,8 +298,16 @@ async fn push(
         reply::Reply::PushReady(ready) => ready,
         other => return Err(lingqu_agent::connect::unexpected("PushReady", &other)),
     };
-    let mut data = FrameWriter::new(connection.session.channel().open_uni().await?);
-    data.message(&DataHello { transfer, token: ready.token }).await?;
+    let opened = async {
+        let mut data = FrameWriter::new(connection.session.channel().open_uni().await?);
+        data.message(&DataHello { transfer, token: ready.token }).await?;
+        Ok::<_, AgentError>(data)
+    };
+    let mut data = match opened.await {
+        Ok(data) => data,
+        // A push that is cut while its stream is on its way: why is said on the control stream.
+        Err(error) => return Err(control.reason(error).await),
+    };
     flow.streams.fetch_add(1, Ordering::Relaxed);
     let sending = async {
         match send(&mut data, bytes, flow).await {

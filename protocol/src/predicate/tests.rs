@@ -373,6 +373,22 @@ proptest! {
 }
 
 #[test]
+fn within_is_pruned_on_either_side_of_a_region() {
+    let typed = Predicate::parse("region within '4403'").unwrap().check(&entry()).unwrap();
+    for (min, max, may) in [
+        ("440300", "440399", true),
+        ("110000", "650000", true),
+        ("110000", "440299", false),
+        ("440403", "650000", false),
+        ("4403", "4403", true),
+    ] {
+        let bound = |text: &str| Some(Value::String(text.to_owned()));
+        let stats = ColumnStats { min: bound(min), max: bound(max), may_be_null: false, may_be_value: true };
+        assert_eq!(typed.may_match(&|_| stats.clone()), may, "{min} to {max}");
+    }
+}
+
+#[test]
 fn a_condition_moves_to_other_places_or_not_at_all() {
     let typed = |text: &str| Predicate::parse(text).unwrap().check(&entry()).unwrap();
     let text = "region within '44' and not (i = 1 or l in (2, 3)) and f is null";

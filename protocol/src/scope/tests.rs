@@ -57,6 +57,33 @@ fn a_call_comes_from_a_listed_network() {
 }
 
 #[test]
+fn an_agent_is_listed_or_none_is() {
+    let scope = nested();
+    let name = |text: &str| AgentName::parse(text).unwrap();
+    assert!(scope.allows_agent(&name("main")) && !scope.allows_agent(&name("other")));
+    assert!(asked().allows_agent(&name("other")));
+}
+
+#[test]
+fn rows_are_those_of_the_condition_within_the_regions() {
+    let text = |scope: &Scope| scope.rows_of(&entry()).unwrap().map(|rows| rows.to_string());
+    let regions = nested().regions;
+    let mut scope = asked();
+    assert_eq!(text(&scope).as_deref(), Some("region within '4403'"));
+    scope.regions = regions.clone();
+    let both = text(&scope).unwrap();
+    assert!(both.starts_with("region within '4403' and ") && both.contains(&regions[0].to_string()), "{both}");
+    scope.rows = None;
+    let within = text(&scope).unwrap();
+    assert!(within.contains(&regions[0].to_string()) && !within.contains(" and "), "{within}");
+    scope.regions.clear();
+    assert_eq!(text(&scope), None);
+    let mut without = entry();
+    without.region_column = None;
+    assert_eq!(Scope { regions, ..asked() }.rows_of(&without), Err(ScopeError::NoRegions));
+}
+
+#[test]
 fn mistakes_in_the_file_are_named() {
     refused("until = 2027-06-30", "until = 2026-11-30", "until", "before 2026-12-01");
     refused("2026-12-01", "2026-12-01T00:00:00", "from", "without a time");

@@ -159,6 +159,11 @@ mod tests {
         Transforms(list.iter().map(|(name, text)| ((*name).to_owned(), text.parse().unwrap())).collect())
     }
 
+    #[test]
+    fn none_is_none_and_one_is_not() {
+        assert!(Transforms::default().is_empty() && !transforms(&[("name", "mask")]).is_empty());
+    }
+
     fn one() -> impl Strategy<Value = Transform> {
         prop_oneof![
             Just(Transform::Drop),

@@ -29,7 +29,10 @@ enum What {
     PullFile,
     PullRows,
     PushFile,
+    /// Rows, each batch decoded and sorted by the gateway.
     PushRows,
+    /// Parquet that fits, which stays as it is.
+    PushVerbatim,
 }
 
 /// A world with a transfer to be cut.
@@ -92,7 +95,8 @@ impl Case {
         match self.what {
             What::PullFile | What::PullRows => self.agent().start(["pull", &self.at.grant, "--out", out]),
             What::PushFile => self.agent().start(["push", "file", &self.at.entry, source]),
-            What::PushRows => self.agent().start(["push", "batch", &self.at.entry, source]),
+            What::PushRows => self.agent().start(["push", "batch", &self.at.entry, source, "--no-verbatim"]),
+            What::PushVerbatim => self.agent().start(["push", "batch", &self.at.entry, source]),
         }
     }
 
@@ -149,7 +153,7 @@ impl Case {
             What::PullFile | What::PushFile => {
                 assert_eq!(bytes_of(&self.out), [("file".to_owned(), seeded_bytes(1, FILE_BYTES))].into());
             }
-            What::PullRows | What::PushRows => {
+            What::PullRows | What::PushRows | What::PushVerbatim => {
                 let expected = Rows::of(&[rows()]).select(&["region", "credit_code", "note"]);
                 read_parquet(&self.out).must_be(&expected);
             }
@@ -181,6 +185,7 @@ fn before_the_first_byte() {
         (What::PullRows, "transfer.opened"),
         (What::PushFile, "transfer.opened"),
         (What::PushRows, "transfer.opened"),
+        (What::PushVerbatim, "transfer.opened"),
     ] {
         cut_at(what, point, 1);
     }
@@ -196,6 +201,7 @@ fn in_the_middle_of_files() {
 fn in_the_middle_of_rows() {
     cut_at(What::PullRows, "pull.piece", 2);
     cut_at(What::PushRows, "push.batch", 3);
+    cut_at(What::PushVerbatim, "push.before_segment", 2);
 }
 
 #[test]
@@ -204,12 +210,14 @@ fn after_the_last_byte_and_before_the_end_record() {
     cut_at(What::PullRows, "pull.before_end", 1);
     cut_at(What::PushFile, "push.after_segment", 3);
     cut_at(What::PushRows, "push.before_manifest", 1);
+    cut_at(What::PushVerbatim, "push.before_manifest", 1);
 }
 
 #[test]
 fn after_the_end_record_and_before_the_commit() {
     cut_at(What::PushFile, "push.before_commit", 1);
     cut_at(What::PushRows, "push.before_commit", 1);
+    cut_at(What::PushVerbatim, "push.before_commit", 1);
 }
 
 #[test]
