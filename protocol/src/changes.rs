@@ -51,3 +51,31 @@ pub fn changes_entry(entry: &EntrySpec) -> EntrySpec {
     });
     changes
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_two_words_and_no_other() {
+        for op in [Op::Upsert, Op::Delete] {
+            assert_eq!(Op::of_word(op.word()), Some(op));
+        }
+        assert_eq!((Op::Upsert.word(), Op::Delete.word()), ("upsert", "delete"));
+        for word in ["", "Upsert", "delete ", "insert"] {
+            assert_eq!(Op::of_word(word), None, "{word}");
+        }
+    }
+
+    #[test]
+    fn a_change_needs_its_key_and_its_word_and_nothing_else() {
+        let entry = EntrySpec::parse(include_str!("../fixtures/entry.toml")).unwrap();
+        let changes = changes_entry(&entry);
+        let names: Vec<&str> = changes.items.iter().map(|item| item.name.as_str()).collect();
+        assert_eq!(names, ["region", "credit_code", "operator_name", OP_COLUMN]);
+        for item in &changes.items {
+            assert_eq!(item.nullable, !item.key && item.name != OP_COLUMN, "{}", item.name);
+        }
+    }
+}
