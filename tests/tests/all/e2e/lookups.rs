@@ -1,7 +1,7 @@
 //! One record by its key, and many by a file of keys: exactly what the grant gives, over every kind of version.
 
 use super::push_rows;
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use lingqu_tests::world::data::write_parquet;
 use lingqu_tests::world::{
     Granted, Rows, World, read_csv, read_parquet, registrations, shared, table_entry_toml, table_scope, text,
