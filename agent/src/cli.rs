@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod join;
 mod look;
+mod lookup;
 mod officer;
 mod paper;
 mod receipt;
@@ -156,6 +157,8 @@ pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
         Command::Verify(args) => paper::verify(app, &args)?,
         Command::Push(command) => return transfers::push(app, command).await,
         Command::Pull(args) => return transfers::pull(app, args).await,
+        Command::Query(args) => lookup::query(app, &args).await?,
+        Command::Match(args) => return transfers::match_keys(app, args).await,
         Command::Transfer(command) => return transfers::transfer(app, command).await,
         Command::Receipt(ReceiptCommand::Verify(args)) => receipt::verify(app, &args)?,
     }

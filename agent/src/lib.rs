@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`cli`] says what can be asked and does it; [`connect`] opens a session with the gateway that the
 //! profile pins; [`join`] makes that profile; [`draft`] and [`records`] are documents and what the registry shows;
-//! [`outbox`], [`transfer`], [`upload`] and [`download`] move data, and [`notary`] checks its receipts; [`error`] says
+//! [`lookup`] asks for single records; [`outbox`], [`transfer`], [`upload`] and [`download`] move data, and [`notary`] checks its receipts; [`error`] says
 //! what went wrong and with which exit code the command ends. Time, randomness and the disk are handed in as a
 //! [`machine::Machine`]; `main.rs` is the composition root.
 //!
@@ -16,6 +16,7 @@ pub mod download;
 pub mod draft;
 pub mod error;
 pub mod join;
+pub mod lookup;
 pub mod machine;
 pub mod notary;
 pub mod outbox;

@@ -17,7 +17,7 @@
 mod record;
 mod sweep;
 
-pub use record::{PullWork, Record, SourceFile, State, Work};
+pub use record::{KeysWork, PullWork, Record, SourceFile, State, Work};
 
 use crate::error::{AgentError, Told};
 use lingqu_protocol::host::{Clock, Disk, DiskLock, Entropy, make_own_dir};

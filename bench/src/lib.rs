@@ -2,8 +2,9 @@
 //!
 //! Reading order: [`world`] sets agencies up through the programs' own commands, [`scenario`] measures, [`report`] judges
 //! against floors, [`demo`] tells the whole story once, [`kill`] kills and resumes. [`link`] is a bad network by seed.
-//! Two call into what they measure: [`decide`], for a decision takes less time than a message to another process, and the
-//! peers of [`revocation`], for a thousand transfers are more than a machine has room for processes.
+//! Three call into what they measure: [`decide`], for a decision takes less time than a message to another process, the
+//! peers of [`revocation`], for a thousand transfers are more than a machine has room for processes, and [`lookups`], for a
+//! query takes less time than to start a program.
 //!
 //! Non-goals: nothing here is linked into the programs.
 
@@ -17,6 +18,7 @@ pub mod kill;
 pub mod kill_batch;
 pub mod lineitem;
 pub mod link;
+pub mod lookups;
 pub mod outside;
 pub mod program;
 pub mod report;

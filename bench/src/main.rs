@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, cost, decide, demo, kill, kill_batch, outside, revocation};
+use lingqu_bench::{baseline, cost, decide, demo, kill, kill_batch, lookups, outside, revocation};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -32,6 +32,8 @@ enum Command {
     Revocation(RevocationArgs),
     /// Measure what the rules over misuse cost, in pairs with and without them.
     Cost(CostArgs),
+    /// Measure queries by key (p50, p99) and a match of many keys (keys a second), with the gateway's memory.
+    Lookups(LookupsArgs),
     /// An agent of `revocation`.
     #[command(hide = true)]
     RevocationPeer {
@@ -154,6 +156,28 @@ struct CostArgs {
 }
 
 #[derive(Debug, Args)]
+struct LookupsArgs {
+    /// Rows of the version.
+    #[arg(long, default_value_t = scenario::LOOKUPS.0, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rows: u64,
+    /// Single queries.
+    #[arg(long, default_value_t = scenario::LOOKUPS.1)]
+    queries: usize,
+    /// Keys of the match.
+    #[arg(long, default_value_t = scenario::LOOKUPS.2)]
+    keys: u64,
+    /// Let the rows lie as their provider's Parquet file.
+    #[arg(long)]
+    verbatim: bool,
+    /// Makes rows and keys.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print one JSON document instead of the lines.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct DemoArgs {
     /// The folder to make; it is left to look around in.
     #[arg(long, value_name = "DIR")]
@@ -257,6 +281,12 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let options = cost::Options { pairs: args.pairs, bytes: args.size, seed: args.seed };
             let measured = cost::measure(temp.path(), options)?;
             Ok(judged(&scenario::alone(Name::Cost, measured, args.json)?))
+        }
+        Command::Lookups(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let LookupsArgs { rows, queries, keys, verbatim, seed, json } = args;
+            let measured = lookups::measure(temp.path(), lookups::Options { rows, queries, keys, verbatim, seed })?;
+            Ok(judged(&scenario::alone(Name::Lookups, measured, json)?))
         }
         Command::RevocationPeer { setting } => block_on(revocation::peer(&setting)),
         Command::Demo(args) => {

@@ -19,6 +19,7 @@ pub mod frame;
 pub mod host;
 pub mod ids;
 pub mod ipc;
+pub mod keys;
 pub mod leaf;
 pub mod merkle;
 pub mod misuse;

@@ -154,6 +154,17 @@ pub fn read(
     }
 }
 
+/// Rows as JSON objects, spelled as JSON Lines spells them; `None` where a column is of no item's type.
+pub fn json_rows(batch: &RecordBatch) -> Option<Vec<serde_json::Value>> {
+    let columns = spell::Spelled::all(batch)?;
+    let row = |row: usize| {
+        let schema = batch.schema_ref();
+        let fields = schema.fields().iter().zip(&columns);
+        serde_json::Value::Object(fields.map(|(field, column)| (field.name().clone(), column.json(row))).collect())
+    };
+    Some((0..batch.num_rows()).map(row).collect())
+}
+
 /// A Parquet file for who looks it through.
 ///
 /// # Errors

@@ -79,6 +79,28 @@ impl Format {
     }
 }
 
+impl Format {
+    /// Whether so many rows go into one output, so that nothing is fetched that has no place in the end.
+    ///
+    /// # Errors
+    /// More rows than a sheet has.
+    pub fn takes(self, rows: u64) -> Result<(), AgentError> {
+        // The header has a row.
+        let most = u64::from(excel::ROWS_MAX) - 1;
+        if self != Self::Excel || rows <= most {
+            return Ok(());
+        }
+        let told = Told::new(
+            "too_many_rows",
+            format!("{rows} rows are more than an Excel sheet has ({most})"),
+            format!("{rows} 行超过 Excel 工作表的上限 {most} 行"),
+        );
+        Err(AgentError::Usage(
+            told.next("write .parquet or .csv, or ask for fewer rows", "请输出为 .parquet 或 .csv，或减少行数"),
+        ))
+    }
+}
+
 /// Why rows cannot be written.
 #[derive(Debug)]
 pub enum SinkError {

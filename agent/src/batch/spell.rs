@@ -63,6 +63,24 @@ impl<'a> Spelled<'a> {
         }
     }
 
+    /// The value as JSON: what its numbers cannot hold in every program is a string.
+    pub(super) fn json(&self, row: usize) -> serde_json::Value {
+        if self.is_null(row) {
+            return serde_json::Value::Null;
+        }
+        match self {
+            Self::Int32(c) => c.value(row).into(),
+            Self::Int64(c) => c.value(row).into(),
+            Self::Bool(c) => c.value(row).into(),
+            Self::Float64(c) if c.value(row).is_finite() => c.value(row).into(),
+            other => {
+                let mut text = String::new();
+                other.write(row, &mut text);
+                text.into()
+            }
+        }
+    }
+
     /// Appends the text of a value that is there; a string as it is.
     pub(super) fn write(&self, row: usize, out: &mut String) {
         // Writing to a string cannot fail.

@@ -90,6 +90,10 @@ pub enum Command {
     Push(PushCommand),
     /// Get what a grant allows. (拉取)
     Pull(PullArgs),
+    /// Ask for one record by its key. (服务接口)
+    Query(QueryArgs),
+    /// Ask for the records of a file of keys. (核对)
+    Match(MatchArgs),
     /// Transfers in this agent's outbox. (传输)
     #[command(subcommand)]
     Transfer(TransferCommand),

@@ -1,7 +1,7 @@
 //! Sending and getting, and what is under way.
 
 use super::args::PushBatchArgs;
-use super::args::{BatchMode, PullArgs, PushCommand, PushCommon, TransferCommand};
+use super::args::{BatchMode, MatchArgs, PullArgs, PushCommand, PushCommon, TransferCommand};
 use super::{App, DONE, QUEUED, write_output};
 use crate::batch::ReadOptions;
 use crate::batch::reject::{RejectOptions, SHOWN_MAX};
@@ -10,7 +10,7 @@ use crate::connect::{Link, unexpected};
 use crate::download::{self, Got};
 use crate::error::{AgentError, Told};
 use crate::notary::ProfileNotary;
-use crate::outbox::{Hold, Outbox, PullWork, Record, State, Work, id_from_key};
+use crate::outbox::{Hold, KeysWork, Outbox, PullWork, Record, State, Work, id_from_key};
 use crate::output::{Output, Table};
 use crate::transfer::{Env, Patience};
 use crate::upload::collect::{collect, collect_rows};
@@ -101,7 +101,42 @@ pub(super) async fn pull(app: &App, args: PullArgs) -> Result<u8, AgentError> {
         purpose: args.purpose.unwrap_or_default(),
         out: absolute(&args.out)?,
         write: WriteOptions { encoding: args.encoding, guard_formulas: args.guard_formulas },
+        keys: None,
     };
+    get(app, desk, work, args.idempotency_key.as_deref(), args.receipt.as_deref()).await
+}
+
+/// `match`.
+pub(super) async fn match_keys(app: &App, args: MatchArgs) -> Result<u8, AgentError> {
+    let mut files = collect_rows(&all_absolute(std::slice::from_ref(&args.keys))?)?;
+    let (Some(file), true) = (files.pop(), files.is_empty()) else {
+        let told = Told::new("keys", "a match takes one file of keys", "每次核对只接受一个主键文件");
+        return Err(AgentError::Usage(told.next("name one file", "请指定一个文件")));
+    };
+    let MatchArgs { keys_encoding: encoding, delimiter, zone, sheet, .. } = args;
+    let keys = KeysWork { file, options: ReadOptions { encoding, delimiter, zone, sheet } };
+    let work = PullWork {
+        target: args.target,
+        version: args.version.unwrap_or(0),
+        columns: args.columns.iter().map(|name| name.trim().to_owned()).collect(),
+        purpose: args.purpose.unwrap_or_default(),
+        out: absolute(&args.out)?,
+        write: WriteOptions { encoding: args.encoding, guard_formulas: args.guard_formulas },
+        keys: Some(keys),
+        ..PullWork::default()
+    };
+    // An end that says no format is refused before anything is asked.
+    Format::of(&work.out)?;
+    get(app, Desk::new(app)?, work, args.idempotency_key.as_deref(), args.receipt.as_deref()).await
+}
+
+async fn get(
+    app: &App,
+    desk: Desk,
+    work: PullWork,
+    key: Option<&str>,
+    copy_receipt: Option<&Path>,
+) -> Result<u8, AgentError> {
     if work.write != WriteOptions::default() && Format::of(&work.out).ok() != Some(Format::Csv) {
         let told = Told::new(
             "out",
@@ -112,9 +147,9 @@ pub(super) async fn pull(app: &App, args: PullArgs) -> Result<u8, AgentError> {
             told.next("leave them out, or end --out in .csv", "请去掉该选项，或输出到 .csv"),
         ));
     }
-    let key = args.idempotency_key.as_deref();
-    let (hold, record) = desk.write_down(app, &args.target, key, Work::Pull(work))?;
-    run(app, &desk, &hold, record, args.receipt.as_deref(), key.is_some()).await
+    let target = work.target.clone();
+    let (hold, record) = desk.write_down(app, &target, key, Work::Pull(work))?;
+    run(app, &desk, &hold, record, copy_receipt, key.is_some()).await
 }
 
 /// The columns that a pull asks for, after what it says was read: a mistake is the caller's, and nothing is written down or

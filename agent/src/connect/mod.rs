@@ -227,11 +227,13 @@ pub fn unexpected(expected: &'static str, reply: &reply::Reply) -> AgentError {
         reply::Reply::PullEnd(_) => "the end of a pull",
         reply::Reply::Receipt(_) => "a receipt",
         reply::Reply::Done(_) => "the end",
+        reply::Reply::Answer(_) => "an answer",
     };
     SessionError::Unexpected { expected, got }.into()
 }
 
-async fn within<T>(secs: u64, work: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {
+/// Does `work`, which takes no longer than that.
+pub(crate) async fn within<T>(secs: u64, work: impl Future<Output = Result<T, AgentError>>) -> Result<T, AgentError> {
     match tokio::time::timeout(Duration::from_secs(secs), work).await {
         Ok(done) => done,
         Err(_) => Err(AgentError::Unreachable(

@@ -161,6 +161,8 @@ impl RowsPull {
         ready: PullReady,
     ) -> Result<GotRows, AgentError> {
         let format = Format::of(&self.out)?;
+        // Where a condition holds nobody knows how many there will be.
+        format.takes(ready.rows_at_most)?;
         let output = self.output(format, &ready).await?;
         control.step(step::Step::PullStart(PullStart::default())).await?;
         let hello = DataHello { transfer: self.transfer.to_string(), token: ready.token };

@@ -4,6 +4,7 @@ pub mod batch;
 pub mod files;
 mod journal;
 mod manifest;
+mod matching;
 mod receive;
 mod staging;
 mod writing;
@@ -21,6 +22,7 @@ use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{Pull, request};
+use matching::Matching;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -58,6 +60,7 @@ pub async fn pull<D: Dial>(
         refuse_existing(&work.out).await?;
     }
     let mut version = if work.version == 0 { files.version_begun().await?.unwrap_or(0) } else { work.version };
+    let mut matching = work.keys.as_ref().map(|keys| Matching::new(env, transfer, work, keys));
     let mut tries = Tries::new(env.patience);
     loop {
         let kept = rows.look().await?;
@@ -70,7 +73,8 @@ pub async fn pull<D: Dial>(
         };
         let error = match dial.dial().await {
             Ok(session) => {
-                let outcome = attempt(&mut files, &mut rows, &session, transfer, work, (&mut version, mark)).await;
+                let of = (&mut files, &mut rows, matching.as_mut());
+                let outcome = attempt(of, &session, transfer, work, (&mut version, mark)).await;
                 session.close_after(&outcome);
                 match outcome {
                     Ok(got) => return Ok(got),
@@ -88,25 +92,17 @@ pub async fn pull<D: Dial>(
 }
 
 async fn attempt<C: Channel>(
-    files: &mut files::FilesPull,
-    rows: &mut batch::RowsPull,
+    (files, rows, mut matching): (&mut files::FilesPull, &mut batch::RowsPull, Option<&mut Matching>),
     session: &Session<C>,
     transfer: TransferId,
     work: &PullWork,
     (version, mark): (&mut u64, Bytes),
 ) -> Result<Got, AgentError> {
-    let ask = Pull {
-        transfer: transfer.to_string(),
-        target: work.target.clone(),
-        version: *version,
-        files: work.files.clone(),
-        columns: work.columns.clone(),
-        r#where: work.where_text.clone(),
-        region: work.region.clone(),
-        purpose: work.purpose.clone(),
-        mark,
+    let ask = match &mut matching {
+        Some(matching) => request::Ask::MatchKeys(matching.ask(session, work, *version).await?),
+        None => request::Ask::Pull(pull_of(transfer, work, *version, mark)),
     };
-    let mut control = session.request(request::Ask::Pull(ask)).await?;
+    let mut control = session.request(ask).await?;
     let ready = match answer(&mut control).await? {
         Reply::PullReady(ready) => ready,
         // All was said before, and only the answer was lost.
@@ -120,17 +116,36 @@ async fn attempt<C: Channel>(
     };
     // From here on a new connection goes on with this version and no later one.
     *version = ready.version;
-    match ready.kind.as_str() {
-        "file" if work.out.as_os_str() == "-" => {
+    match (ready.kind.as_str(), matching) {
+        ("table", Some(matching)) => {
+            let token = ready.token.clone();
+            let got = rows.attempt(session.channel(), control, ready);
+            Ok(Got::Rows(matching.beside(session.channel(), token, got).await?))
+        }
+        ("file", _) if work.out.as_os_str() == "-" => {
             let (en, zh) = ("files have no one stream: name a file or a folder with --out", "文件不能写到标准输出");
             Err(AgentError::Usage(Told::new("files_to_stdout", en, zh)))
         }
-        "file" => Ok(Got::Files(files.attempt(session.channel(), control, ready).await?)),
-        "table" => Ok(Got::Rows(rows.attempt(session.channel(), control, ready).await?)),
-        other => {
+        ("file", None) => Ok(Got::Files(files.attempt(session.channel(), control, ready).await?)),
+        ("table", None) => Ok(Got::Rows(rows.attempt(session.channel(), control, ready).await?)),
+        (other, _) => {
             let shown: String = other.chars().take(20).collect();
             Err(peer(format!("an entry of an unknown kind: {shown:?}"), format!("未知的目录条目类型：{shown:?}")))
         }
+    }
+}
+
+fn pull_of(transfer: TransferId, work: &PullWork, version: u64, mark: Bytes) -> Pull {
+    Pull {
+        transfer: transfer.to_string(),
+        target: work.target.clone(),
+        version,
+        files: work.files.clone(),
+        columns: work.columns.clone(),
+        r#where: work.where_text.clone(),
+        region: work.region.clone(),
+        purpose: work.purpose.clone(),
+        mark,
     }
 }
 

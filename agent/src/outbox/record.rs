@@ -1,5 +1,6 @@
 //! What one file of the outbox holds. These types are the file's format.
 
+use crate::batch::ReadOptions;
 use crate::batch::sink::WriteOptions;
 use crate::upload::read::How;
 use lingqu_protocol::ids::TransferId;
@@ -117,6 +118,19 @@ pub struct PullWork {
     /// How text is written.
     #[serde(default)]
     pub write: WriteOptions,
+    /// The keys whose records are asked for; all that is granted where there are none.
+    #[serde(default)]
+    pub keys: Option<KeysWork>,
+}
+
+/// A file of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysWork {
+    /// Where it lies.
+    pub file: SourceFile,
+    /// How it is read.
+    #[serde(default)]
+    pub options: ReadOptions,
 }
 
 impl Work {
@@ -125,6 +139,7 @@ impl Work {
         match self {
             Self::PushFiles { .. } => "push_files",
             Self::PushBatch { .. } => "push_batch",
+            Self::Pull(PullWork { keys: Some(_), .. }) => "match",
             Self::Pull(_) => "pull",
         }
     }
@@ -141,7 +156,14 @@ impl Work {
                 Self::PushBatch { entry: a, mode: m, files: x, how: h },
                 Self::PushBatch { entry: b, mode: n, files: y, how: i },
             ) => a == b && m == n && h == i && files(x, y),
-            (Self::Pull(a), Self::Pull(b)) => a == b,
+            (Self::Pull(a), Self::Pull(b)) => {
+                let file = |work: &PullWork| work.keys.as_ref().map(|k| (k.file.name.clone(), k.file.bytes));
+                let rest = |work: &PullWork| {
+                    let options = work.keys.as_ref().map(|k| k.options.clone());
+                    (PullWork { keys: None, ..work.clone() }, options)
+                };
+                file(a) == file(b) && rest(a) == rest(b)
+            }
             _ => false,
         }
     }

@@ -12,6 +12,7 @@ use crate::cost;
 use crate::decide;
 use crate::error::BenchError;
 use crate::facts;
+use crate::lookups;
 use crate::program::Outcome;
 use crate::report::{Sample, Scenario, floors, missed};
 use crate::revocation;
@@ -27,13 +28,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 const AGENT_BUDGET_BYTES: u64 = 128 << 20;
 
 /// The gateway's memory budget with the one or two connections of a scenario.
-const GATEWAY_BUDGET_BYTES: u64 = (128 << 20) + 2 * 40_000;
+pub(crate) const GATEWAY_BUDGET_BYTES: u64 = (128 << 20) + 2 * 40_000;
 
 /// Repetitions: the fewest that have a middle.
 const REPETITIONS: usize = 3;
 
 /// Bytes of the big file: many times the memory of both budgets.
 pub const BIG_BYTES: u64 = 8 << 30;
+
+/// Rows, queries and keys of the look-ups.
+pub const LOOKUPS: (u64, usize, u64) = (10_000_000, 2_000, 100_000);
 
 /// Bytes of the big file in a quick run.
 const QUICK_BIG_BYTES: u64 = 1 << 30;
@@ -57,6 +61,8 @@ pub enum Name {
     /// What watching costs; by its own command alone.
     #[value(skip)]
     Cost,
+    /// Records by their key; only where it is named, or by its own command.
+    Lookups,
 }
 
 impl Name {
@@ -72,6 +78,7 @@ impl Name {
             Self::Big => "big",
             Self::Revocation => "revocation",
             Self::Cost => "cost",
+            Self::Lookups => "lookups",
         }
     }
 }
@@ -109,12 +116,20 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
             )?,
             Name::Decide if options.quick => decide::measure(decide::Options::quick(options.seed))?,
             Name::Decide => decide::measure(decide::Options::full(options.seed))?,
+            Name::Lookups => {
+                let (rows, queries, keys) = if options.quick { (200_000, 300, 5_000) } else { LOOKUPS };
+                let of = lookups::Options { rows, queries, keys, verbatim: false, seed: options.seed };
+                lookups::measure(&dir, of)?
+            }
             Name::Revocation | Name::Cost => {
                 return Err(BenchError::Usage(format!("use `lingqu-bench {}`", name.word())));
             }
         };
         if *name == Name::Decide {
             print!("{}", decide::to_text(&scenario));
+        }
+        if *name == Name::Lookups {
+            print!("{}", lookups::to_text(&scenario));
         }
         println!("{}", scenario.to_text(name.word()));
         scenarios.insert(name.word(), scenario);
@@ -184,6 +199,7 @@ pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String
                 Name::Decide => print!("{}", decide::to_text(scenario)),
                 Name::Revocation => print!("{}", revocation::to_text(scenario)),
                 Name::Cost => print!("{}", cost::to_text(scenario)),
+                Name::Lookups => print!("{}", lookups::to_text(scenario)),
                 Name::Files | Name::SmallFiles | Name::Batch | Name::Big => {}
             }
             println!("{}", scenario.to_text(word));
@@ -249,7 +265,7 @@ impl Trade {
     }
 
     /// Runs an agent's command and takes the measure of it and of the gateway meanwhile.
-    fn measure(&mut self, agency: &Agency, args: &[&str]) -> Result<(Outcome, Sample), BenchError> {
+    pub(crate) fn measure(&mut self, agency: &Agency, args: &[&str]) -> Result<(Outcome, Sample), BenchError> {
         let pid = self.world.gateway()?.pid();
         usage::forget_peak(pid);
         let before = usage::of(pid).cpu_seconds;

@@ -74,7 +74,7 @@ impl Caller {
 
 /// Whether a request moves bulk data.
 pub const fn moves_data(ask: &Ask) -> bool {
-    matches!(ask, Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_))
+    matches!(ask, Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_) | Ask::MatchKeys(_))
 }
 
 /// The transfer of a request and what it is about, for logs; as the peer wrote them.
@@ -83,6 +83,8 @@ pub fn subject(ask: &Ask) -> Option<(&str, &str)> {
         Ask::PushFiles(ask) => Some((&ask.transfer, &ask.entry)),
         Ask::PushBatch(ask) => Some((&ask.transfer, &ask.entry)),
         Ask::Pull(ask) => Some((&ask.transfer, &ask.target)),
+        Ask::MatchKeys(ask) => Some((&ask.transfer, &ask.target)),
+        Ask::Query(ask) => Some(("", &ask.target)),
         Ask::Cancel(ask) => Some((&ask.transfer, "")),
         Ask::Narrow(ask) => Some(("", &ask.grant)),
         Ask::Join(_) | Ask::Renew(_) | Ask::Document(_) | Ask::Read(_) => None,
@@ -101,6 +103,8 @@ pub const fn name(ask: &Ask) -> &'static str {
         Ask::Pull(_) => "pull",
         Ask::Narrow(_) => "narrow",
         Ask::Cancel(_) => "cancel",
+        Ask::Query(_) => "query",
+        Ask::MatchKeys(_) => "match",
     }
 }
 
@@ -119,7 +123,7 @@ mod tests {
             Caller::Invited { key: [0; 32], address },
             Caller::Expired { peer, key, address },
         ];
-        let table: [(Ask, [bool; 3]); 9] = [
+        let table: [(Ask, [bool; 3]); 11] = [
             (Ask::Join(Default::default()), [false, true, false]),
             (Ask::Renew(Default::default()), [true, false, true]),
             (Ask::Document(Default::default()), [true, false, false]),
@@ -129,6 +133,8 @@ mod tests {
             (Ask::Pull(Default::default()), [true, false, false]),
             (Ask::Narrow(Default::default()), [true, false, false]),
             (Ask::Cancel(Default::default()), [true, false, false]),
+            (Ask::Query(Default::default()), [true, false, false]),
+            (Ask::MatchKeys(Default::default()), [true, false, false]),
         ];
         for (ask, allowed) in &table {
             let got: Vec<bool> = callers.iter().map(|c| c.may(ask)).collect();

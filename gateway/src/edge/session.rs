@@ -374,6 +374,18 @@ async fn perform_for_agent<C: Channel>(
             let _watched = watching::pull(observer, from, asked, &permit, &wanted);
             flow::pull(flow, permit, peer, ask, wires).await
         }
+        Ask::Query(ask) => {
+            let permit = gate.service(peer, &by_key(&ask.target, &ask.columns, &ask.purpose))?;
+            let keys = ask.key.iter().map(|key| (key.name.as_str(), key.value.as_str()));
+            let _watched = watching::service(observer, from, asked, &permit, keys);
+            flow::query(flow, permit, peer, ask, wires).await
+        }
+        Ask::MatchKeys(ask) => {
+            let permit = gate.service(peer, &by_key(&ask.target, &ask.columns, &ask.purpose))?;
+            // One question, whose value is all of its keys.
+            let _watched = watching::service(observer, from, asked, &permit, [("", ask.keys_digest.as_str())]);
+            flow::match_keys(flow, permit, peer, ask, wires).await
+        }
     }
 }
 
@@ -396,6 +408,17 @@ async fn versions(services: &Services, peer: &Peer, read: &wire::Read) -> Result
     match number {
         Some(number) => services.flow.version_regions(id, number, &read.after).await,
         None => services.flow.versions(id, &read.after).await,
+    }
+}
+
+/// What is asked for by key, as the gate judges it.
+fn by_key(target: &str, columns: &[String], purpose: &str) -> gate::Ask {
+    gate::Ask {
+        target: Target::parse(target),
+        columns: columns.to_vec(),
+        rows: None,
+        region: None,
+        purpose: (!purpose.is_empty()).then(|| purpose.to_owned()),
     }
 }
 

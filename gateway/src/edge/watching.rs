@@ -5,7 +5,7 @@ use super::close;
 use crate::flow::FlowError;
 use crate::gate::{self, Gate, Peer, Permit, PullPermit, Target};
 use crate::misuse::Observer;
-use crate::misuse::observation::{Answered, Fingerprint};
+use crate::misuse::observation::{Answered, Fingerprint, Question};
 use crate::misuse::queue::Watched;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::wire::request::Ask;
@@ -31,6 +31,16 @@ impl Asked {
                 let head = [operation, &pull.target, &pull.r#where, &pull.region, &pull.purpose];
                 let parts = head.into_iter().chain(pull.columns.iter().map(String::as_str));
                 (print.of(parts.chain(["files"]).chain(pull.files.iter().map(String::as_str))), pull.target.as_str())
+            }
+            Ask::Query(query) => {
+                let head = [operation, &query.target, &query.purpose];
+                let parts = head.into_iter().chain(query.columns.iter().map(String::as_str)).chain(["key"]);
+                let keys = query.key.iter().flat_map(|key| [key.name.as_str(), key.value.as_str()]);
+                (print.of(parts.chain(keys)), query.target.as_str())
+            }
+            Ask::MatchKeys(ask) => {
+                let head = [operation, &ask.target, &ask.purpose, &ask.keys_digest];
+                (print.of(head.into_iter().chain(ask.columns.iter().map(String::as_str))), ask.target.as_str())
             }
             Ask::PushFiles(push) => (print.of([operation, &push.entry]), push.entry.as_str()),
             Ask::PushBatch(push) => (print.of([operation, &push.entry]), push.entry.as_str()),
@@ -91,6 +101,23 @@ pub(super) fn pull(
     observer.answered(peer, connection, asked.given(Some(grant.id), permit.entry().id));
     let question = observer.fingerprint().question(wanted.rows.as_ref(), wanted.region);
     observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max, question)
+}
+
+/// Watches a request by key that was permitted, until what this returns is dropped. Its keys are the question: the same
+/// items with other values have the same shape.
+pub(super) fn service<'a>(
+    observer: &Arc<Observer>,
+    (peer, connection): (&Peer, u64),
+    asked: &Asked,
+    permit: &PullPermit,
+    keys: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Watched {
+    let grant = permit.grant();
+    observer.answered(peer, connection, asked.given(Some(grant.id), permit.entry().id));
+    let (names, values): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
+    let print = observer.fingerprint();
+    let question = Question { shape: print.of([asked.operation].into_iter().chain(names)), value: print.of(values) };
+    observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max, Some(question))
 }
 
 /// Watches a push that was permitted, until what this returns is dropped.

@@ -25,6 +25,9 @@ use lingqu_protocol::wire::{self, Step, reply, step};
 /// Tries of a commit that lost a race for the next version number: each loser's next try meets one racer less.
 const COMMIT_TRIES: usize = 16;
 
+/// The mode of a pull that answers keys.
+pub const MATCH_MODE: &str = "match";
+
 /// A transfer that begins.
 #[derive(Clone, Debug)]
 pub struct Opening {
@@ -38,7 +41,7 @@ pub struct Opening {
     pub entry: EntryId,
     /// Under which grant, and the digest of the answer that it follows from.
     pub grant: Option<(GrantId, Digest)>,
-    /// `full` or `append`.
+    /// `full`, `append`, `changes`; of a pull nothing or [`MATCH_MODE`].
     pub mode: String,
     /// What its id is bound to.
     pub content: Digest,
@@ -362,6 +365,7 @@ impl Flow {
     fn permit_leaf(&self, peer: &Peer, opening: &Opening) -> Result<NewLeaf, FlowError> {
         let what = match opening.direction {
             Direction::Push => "push",
+            Direction::Pull if opening.mode == MATCH_MODE => "match",
             Direction::Pull => "pull",
         };
         let entry = Entry::new(LeafKind::Permit, self.now()).what(what).with(|leaf| {

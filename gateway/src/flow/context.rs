@@ -2,10 +2,12 @@
 
 use super::commit::read;
 use super::error::FlowError;
+use super::opened::OpenVersions;
 use super::pseudonym::PseudonymSecret;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
 use super::retention::Reading;
 use crate::gate::Peer;
+use crate::lake::lookup::Lookup;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
 use crate::lake::segment::SegmentStore;
 use crate::lake::source::ChunkCache;
@@ -22,7 +24,7 @@ use lingqu_protocol::wire::{Receipt, Record as WireRecord, Records};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 
 /// Segments in memory at once, over all transfers: 64 MiB, half of what the gateway may have in all.
 const SEGMENTS_IN_MEMORY: usize = 8;
@@ -32,6 +34,12 @@ const RUNS_IN_MEMORY: usize = 2;
 
 /// Runs that are sorted and encoded at once: one beside what comes in keeps two processors busy.
 const RUNS_ENCODED: usize = 1;
+
+/// Look-ups that read rows at a time: one for each processor of a small machine, each with a row group's columns in memory.
+const LOOKUPS_AT_ONCE: usize = 2;
+
+/// Files of keys that are answered at a time; others wait. Each holds its keys and, one of them, their answers.
+const MATCHES_AT_ONCE: usize = 4;
 
 /// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
 const MEMORY_WAIT: Duration = Duration::from_secs(120);
@@ -86,6 +94,11 @@ pub struct Flow {
     writers: WriterBudget,
     quality_memory: Arc<Semaphore>,
     chunk_cache: ChunkCache,
+    lookup: Lookup,
+    opened: OpenVersions,
+    lookups: Semaphore,
+    matches: Arc<Semaphore>,
+    answers: Semaphore,
     reading: Reading,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
     /// Held by the session that works on what a transfer left in the lake.
@@ -114,13 +127,19 @@ pub struct Greeting {
 impl Flow {
     /// From its parts.
     pub fn new(parts: FlowParts) -> Self {
+        let chunk_cache = ChunkCache::default();
         Self {
             segments: SegmentStore::new(parts.lake.clone()),
+            lookup: Lookup::new(parts.lake.clone(), chunk_cache.clone()),
+            opened: OpenVersions::default(),
+            lookups: Semaphore::new(LOOKUPS_AT_ONCE),
+            matches: Arc::new(Semaphore::new(MATCHES_AT_ONCE)),
+            answers: Semaphore::new(1),
             parts,
             segment_memory: Arc::new(Semaphore::new(SEGMENTS_IN_MEMORY)),
             writers: WriterBudget::new(RUNS_IN_MEMORY, RUNS_ENCODED),
             quality_memory: Arc::new(Semaphore::new(1)),
-            chunk_cache: ChunkCache::default(),
+            chunk_cache,
             reading: Reading::default(),
             claims: Arc::default(),
             alone: Mutex::default(),
@@ -413,6 +432,31 @@ impl Flow {
         &self.chunk_cache
     }
 
+    /// Finds rows by their key.
+    pub const fn lookup(&self) -> &Lookup {
+        &self.lookup
+    }
+
+    /// Versions of rows that are asked by key again and again.
+    pub(super) const fn opened(&self) -> &OpenVersions {
+        &self.opened
+    }
+
+    /// Leave to read the rows of one key.
+    pub(super) async fn lookup_turn(&self) -> Result<SemaphorePermit<'_>, FlowError> {
+        turn(&self.lookups).await
+    }
+
+    /// Leave to hold the answers of many keys, which one match has at a time.
+    pub(super) async fn answers_turn(&self) -> Result<SemaphorePermit<'_>, FlowError> {
+        turn(&self.answers).await
+    }
+
+    /// Leave to answer a file of keys.
+    pub(super) async fn match_turn(&self) -> Result<OwnedSemaphorePermit, FlowError> {
+        share(&self.matches).await
+    }
+
     /// Which versions are being read.
     pub const fn reading(&self) -> &Reading {
         &self.reading
@@ -451,6 +495,11 @@ impl Flow {
     pub fn writer_budget(&self) -> WriterBudget {
         self.writers.clone()
     }
+}
+
+async fn turn(all: &Semaphore) -> Result<SemaphorePermit<'_>, FlowError> {
+    let permit = tokio::time::timeout(MEMORY_WAIT, all.acquire()).await;
+    permit.map_err(|_| FlowError::Busy)?.map_err(|e| FlowError::Machine(e.to_string()))
 }
 
 async fn share(memory: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, FlowError> {

@@ -3,17 +3,21 @@
 //! A transfer's path: its record and leaf ([`commit`]), its data ([`push_files`](fn@push_files), [`push_batch`](fn@push_batch),
 //! [`pull`](fn@pull)), its commit and its receipt.
 
+mod answer;
 pub mod commit;
 mod context;
 pub mod error;
 mod mark;
+pub mod match_keys;
 pub mod meter;
+mod opened;
 pub mod pseudonym;
 pub mod pull;
 pub mod push_batch;
 pub mod push_files;
 mod push_verbatim;
 pub mod quality;
+pub mod query;
 pub mod receive;
 pub mod record;
 pub mod retention;
@@ -24,7 +28,9 @@ pub mod wires;
 
 pub use context::{Facts, Flow, FlowParts, Greeting, Opened};
 pub use error::FlowError;
+pub use match_keys::match_keys;
 pub use pull::pull;
 pub use push_batch::push_batch;
 pub use push_files::push_files;
+pub use query::query;
 pub use wires::{Router, Wires};

@@ -133,6 +133,16 @@ async fn serve<C: Channel>(
         }
         DataKind::Table => serve_table::serve(flow, permit, asked, version, meter, wires).await?,
     };
+    end(flow, permit, delivered, wires).await
+}
+
+/// The end record, and the receiver's word that it has everything.
+pub(super) async fn end<C: Channel>(
+    flow: &Flow,
+    permit: &PullPermit,
+    delivered: Delivered,
+    wires: &mut Wires<C>,
+) -> Result<Delivered, FlowError> {
     flow.failpoint("pull.before_end");
     permit.leash().check()?;
     let text = |digest: Option<Digest>| digest.map_or_else(String::new, |d| d.to_string());

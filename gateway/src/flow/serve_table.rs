@@ -38,7 +38,7 @@ pub struct Asked<'a> {
 }
 
 /// A version with the columns that its entry has gained since at its end: it has no values there.
-fn grown(manifest: TableManifest, spec: &EntrySpec) -> TableManifest {
+pub(super) fn grown(manifest: TableManifest, spec: &EntrySpec) -> TableManifest {
     let columns = TableManifest::columns_of(spec);
     match manifest.carried_on(&columns, spec.region_column) {
         Ok(parts) => TableManifest { columns, parts, ..manifest },
@@ -100,22 +100,9 @@ pub async fn serve<C: Channel>(
         |place| permit.transform(place),
         flow.pseudonyms().key(permit.under())?,
     )?;
-    let schema = Arc::clone(transforming.schema());
-    let digest = RowsDigest::of_schema(&schema).ok_or_else(|| FlowError::Machine("columns of no item".into()))?;
-    let mut sending = Sending {
-        lane,
-        encoder: ipc::Encoder::new(schema).map_err(|e| FlowError::Machine(e.to_string()))?,
-        root: BatchRoot::default(),
-        digest,
-        transforming,
-        before: RowsSum::default(),
-        sent_bytes: 0,
-        key: flow.facts().marks_key,
-        content: asked.content,
-    };
+    let mut sending = Sending::new(flow, lane, transforming, asked.content)?;
     flow.failpoint("pull.before_data");
-    let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
-    sending.frame(vec![first], meter).await?;
+    sending.schema(meter).await?;
     if let Some(mark) = begun {
         // The schema is sent again, for whoever decodes, and counts once.
         reader.seek(mark.position);
@@ -131,24 +118,15 @@ pub async fn serve<C: Channel>(
         sent?;
         next = ahead?;
     }
-    sending.lane.finish();
-    let rows = sending.so_far();
-    let delivered = Delivered {
-        bytes: sending.root.bytes(),
-        sent_bytes: sending.sent_bytes,
-        rows: rows.count,
-        bytes_root: Some(sending.root.digest()),
-        rows_digest: Some(rows.digest()),
-        ..Delivered::default()
-    };
-    Ok((delivered, vec![sending.lane]))
+    let (delivered, lane) = sending.finish();
+    Ok((delivered, vec![lane]))
 }
 
 /// What is said where a version has other columns than its entry has now.
-const CHANGED: &str = "the version was pushed before its entry changed: ask the provider to push it again";
+pub(super) const CHANGED: &str = "the version was pushed before its entry changed: ask the provider to push it again";
 
 /// Where an item of the entry lies in a version: versions keep the columns that the entry had when they came.
-fn same_column(spec: &EntrySpec, place: usize, manifest: &TableManifest) -> Option<usize> {
+pub(super) fn same_column(spec: &EntrySpec, place: usize, manifest: &TableManifest) -> Option<usize> {
     let item = spec.items.get(place)?;
     manifest.columns.iter().position(|column| column.name == item.name && column.item_type == item.item_type)
 }
@@ -162,7 +140,8 @@ async fn transformed(transforming: &Transforming, batch: RecordBatch) -> Result<
     tokio::task::spawn_blocking(move || transforming.apply(&batch)).await?
 }
 
-struct Sending<S: SendHalf> {
+/// Rows on their way to the receiver.
+pub(super) struct Sending<S: SendHalf> {
     lane: DataLane<S>,
     encoder: ipc::Encoder,
     transforming: Transforming,
@@ -176,8 +155,56 @@ struct Sending<S: SendHalf> {
 }
 
 impl<S: SendHalf> Sending<S> {
+    /// Of rows that leave as `transforming` says, in a transfer that is bound to `content`.
+    pub(super) fn new(
+        flow: &Flow,
+        lane: DataLane<S>,
+        transforming: Transforming,
+        content: Digest,
+    ) -> Result<Self, FlowError> {
+        let schema = Arc::clone(transforming.schema());
+        let digest = RowsDigest::of_schema(&schema).ok_or_else(|| FlowError::Machine("columns of no item".into()))?;
+        Ok(Self {
+            lane,
+            encoder: ipc::Encoder::new(schema).map_err(|e| FlowError::Machine(e.to_string()))?,
+            root: BatchRoot::default(),
+            digest,
+            transforming,
+            before: RowsSum::default(),
+            sent_bytes: 0,
+            key: flow.facts().marks_key,
+            content,
+        })
+    }
+
+    /// The first frame.
+    pub(super) async fn schema(&mut self, meter: &Meter) -> Result<(), FlowError> {
+        let first = self.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
+        self.frame(vec![first], meter).await
+    }
+
+    /// What was delivered, and the stream, whose bytes may still wait for the receiver.
+    pub(super) fn finish(mut self) -> (Delivered, DataLane<S>) {
+        self.lane.finish();
+        let rows = self.so_far();
+        let delivered = Delivered {
+            bytes: self.root.bytes(),
+            sent_bytes: self.sent_bytes,
+            rows: rows.count,
+            bytes_root: Some(self.root.digest()),
+            rows_digest: Some(rows.digest()),
+            ..Delivered::default()
+        };
+        (delivered, self.lane)
+    }
+
     /// Rows of the version, in as many frames as they need, and a mark behind them where a read can go on from there.
-    async fn rows(&mut self, batch: RecordBatch, position: Option<Position>, meter: &Meter) -> Result<(), FlowError> {
+    pub(super) async fn rows(
+        &mut self,
+        batch: RecordBatch,
+        position: Option<Position>,
+        meter: &Meter,
+    ) -> Result<(), FlowError> {
         let batch = transformed(&self.transforming, batch).await?;
         self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?;
         for piece in ipc::cut_to(&batch, meter.piece_bytes(ipc::BATCH_BYTES_AIM)) {

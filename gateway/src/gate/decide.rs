@@ -186,6 +186,28 @@ pub fn push(snapshot: &Snapshot, peer: &Peer, entry: &str, _now: Now) -> Result<
 /// # Errors
 /// [`Denied`].
 pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull, Denied> {
+    delivery(snapshot, peer, ask, now, Way::Whole)
+}
+
+/// Whether records may be asked for by their key (服务接口), and exactly what of them may leave. Whoever may not see a key
+/// in clear may not ask by it.
+///
+/// # Errors
+/// [`Denied`].
+pub fn service(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull, Denied> {
+    delivery(snapshot, peer, ask, now, Way::ByKey)
+}
+
+/// How data leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    /// All that is granted, or what a condition selects.
+    Whole,
+    /// The records of keys.
+    ByKey,
+}
+
+fn delivery(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now, way: Way) -> Result<AllowedPull, Denied> {
     may_speak(snapshot, peer)?;
     let grant = find_grant(snapshot, peer, &ask.target, now)?;
     let entry = snapshot.entry(&grant.entry()).ok_or(Denied::GrantNotFound)?;
@@ -202,14 +224,18 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
         return Err(Denied::Agent { asked: peer.agent.name.clone() });
     }
     let format = scope.format(entry);
-    let method = match format {
-        EntryFormat::Table => SharingMethod::BatchExchange,
-        EntryFormat::File => SharingMethod::FileDownload,
+    let method = match (way, format) {
+        (Way::ByKey, _) => SharingMethod::ServiceInterface,
+        (Way::Whole, EntryFormat::Table) => SharingMethod::BatchExchange,
+        (Way::Whole, EntryFormat::File) => SharingMethod::FileDownload,
     };
     if !scope.allows_method(method) {
         return Err(Denied::Method { asked: method });
     }
     let purpose = purpose(grant, ask.purpose.as_deref())?;
+    if way == Way::ByKey {
+        keys_in_clear(scope, entry)?;
+    }
     let (columns, rows) = match format {
         EntryFormat::Table => (columns(grant, entry, &ask.columns)?, rows(grant, entry, ask)?),
         EntryFormat::File if !ask.columns.is_empty() || ask.rows.is_some() || ask.region.is_some() => {
@@ -220,6 +246,17 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
     let transforms = transforms(scope, entry, &columns)?;
     let ends_at = Some(scope.ends_at());
     Ok(AllowedPull { grant: grant.clone(), entry: Arc::clone(entry), columns, transforms, purpose, ends_at, rows })
+}
+
+/// Whoever may not see a key would learn it from the answers to its guesses.
+fn keys_in_clear(scope: &GrantScope, entry: &EntryView) -> Result<(), Denied> {
+    let keys = || entry.spec.items.iter().filter(|item| item.key);
+    if keys().next().is_none() {
+        return Err(Denied::NoKey);
+    }
+    let outside: Vec<String> =
+        keys().filter(|key| !scope.terms().is_in_clear(&key.name)).map(|key| key.name.clone()).collect();
+    if outside.is_empty() { Ok(()) } else { Err(Denied::PredicateColumns { outside }) }
 }
 
 fn find_grant<'a>(snapshot: &'a Snapshot, peer: &Peer, target: &Target, now: Now) -> Result<&'a Grant, Denied> {

@@ -142,6 +142,8 @@ pub enum Denied {
     NoColumnsInFiles,
     /// A region of an entry that has no region column.
     NoRegion,
+    /// Records of an entry that has no key.
+    NoKey,
     /// The grant's volume is used up.
     Volume {
         /// Its limit.
@@ -202,6 +204,7 @@ impl Denied {
             Self::BadPredicate { .. } => "bad_predicate",
             Self::NoColumnsInFiles => "no_columns_in_files",
             Self::NoRegion => "no_region_column",
+            Self::NoKey => "no_key",
             Self::Volume { .. } => "volume_used_up",
             Self::Requests { .. } => "requests_used_up",
             Self::Closed(why) => why.word(),
@@ -306,6 +309,10 @@ impl Denied {
                 ("an entry of files has no columns, rows or regions".into(), "文件类条目没有数据项、行或区划".into())
             }
             Self::NoRegion => ("the entry has no region column".into(), "该条目没有行政区划数据项".into()),
+            Self::NoKey => (
+                "the entry has no key: its records cannot be asked for one by one".into(),
+                "该条目没有主键数据项，不能逐条查询".into(),
+            ),
             Self::Volume { bytes_max } => (
                 format!("the grant's volume of {bytes_max} bytes is used up"),
                 format!("共享权限的数据量上限（{bytes_max} 字节）已用尽"),
@@ -360,6 +367,7 @@ impl Denied {
                 ("leave --columns, --where and --region out", "请去掉 --columns、--where 和 --region")
             }
             Self::NoRegion => ("use --where instead", "请改用 --where"),
+            Self::NoKey => ("pull what the grant gives instead: lingqu pull", "请改用 lingqu pull 获取"),
             Self::TransformUnfit { .. } => {
                 ("leave the column out, or apply again: lingqu apply FILE", "请去掉该数据项，或重新提出共享申请")
             }

@@ -152,13 +152,30 @@ impl Gate {
     /// # Errors
     /// [`Denied`], with what the peer may know of the reason.
     pub fn pull(&self, peer: &Peer, ask: &Ask) -> Result<PullPermit, Denied> {
+        self.delivery(peer, ask, decide::pull)
+    }
+
+    /// Judges a request for records by their key.
+    ///
+    /// # Errors
+    /// [`Denied`], with what the peer may know of the reason.
+    pub fn service(&self, peer: &Peer, ask: &Ask) -> Result<PullPermit, Denied> {
+        self.delivery(peer, ask, decide::service)
+    }
+
+    fn delivery(
+        &self,
+        peer: &Peer,
+        ask: &Ask,
+        judge: fn(&Snapshot, &Peer, &Ask, Now) -> Result<decide::AllowedPull, Denied>,
+    ) -> Result<PullPermit, Denied> {
         let snapshot = self.snapshot();
-        let allowed = decide::pull(&snapshot, peer, ask, self.judging()?)?;
+        let allowed = judge(&snapshot, peer, ask, self.judging()?)?;
         let quota = self.quotas.of(Under::Grant(allowed.grant.id), allowed.grant.scope.limits());
         let leash = self.leashes.attach(permit::tags_of_pull(peer, &allowed), allowed.ends_at, self.clock.monotonic());
         // The snapshot may have been narrowed between the decision and the leash: judge again with the leash on, so that
         // every narrowing either finds the leash or is seen here.
-        decide::pull(&self.snapshot(), peer, ask, self.judging()?)?;
+        judge(&self.snapshot(), peer, ask, self.judging()?)?;
         Ok(PullPermit::new(allowed, quota, leash))
     }
 

@@ -143,6 +143,61 @@ fn only_listed_agents_of_the_requester_may_use_it() {
     assert_eq!(World::new("", TERMS).word("a", |_| {}), "allowed");
 }
 
+/// The word that a request by key ends with.
+fn by_key(world: &World, who: &str, change: impl FnOnce(&mut Ask)) -> &'static str {
+    let mut ask = ask();
+    change(&mut ask);
+    world.gate.service(&peer(who), &ask).map_or_else(|denied| denied.word(), |_| "allowed")
+}
+
+#[test]
+fn records_by_key_are_a_method_of_their_own_and_need_a_key_in_clear() {
+    let terms = TERMS.replace("\"file_download\"]", "\"file_download\", \"service_interface\"]");
+    let service = "methods = [\"service_interface\"]";
+    let with = |keys: &str| {
+        // The usual application has methods of its own.
+        let world = World::new("", &terms);
+        let text = APPLICATION.replace("methods = [\"batch_exchange\", \"file_download\"]", "");
+        let scope = ApplicationSpec::parse(&format!("{text}{keys}")).unwrap().scope;
+        world.gate.publish(vec![Update::Grant(GrantView {
+            id: GRANT,
+            entry: ENTRY,
+            requester: REQUESTER.parse().unwrap(),
+            scope: Arc::new(scope.resolved(&EntrySpec::parse(&terms).unwrap())),
+            status: GrantStatus::InForce,
+            digest: Digest::blake3(keys.as_bytes()),
+        })]);
+        world
+    };
+    let world = with(service);
+    assert_eq!((by_key(&world, "a", |_| {}), world.word("a", |_| {})), ("allowed", "method_outside_scope"));
+    let permit = world.gate.service(&peer("a"), &ask()).unwrap();
+    assert!(permit.rows().is_some(), "the provider's condition holds for single records too");
+    assert_eq!(by_key(&World::new("", &terms), "a", |_| {}), "method_outside_scope");
+    assert_eq!(by_key(&world, "a", |a| a.columns = vec!["secret".into()]), "columns_outside_scope");
+    assert_eq!(by_key(&world, "a", |a| a.purpose = Some("x".into())), "purpose_outside_scope");
+    assert_eq!(by_key(&world, "nobody", |_| {}), "unknown_agent");
+    assert_eq!(by_key(&world, "a", |a| a.target = Target::Grant(GrantId::from_bits(9))), "grant_not_found");
+    let mut other = peer("a");
+    other.agent = "91350100M000100Y43/a".parse().unwrap();
+    assert_eq!(world.gate.service(&other, &ask()).unwrap_err().word(), "unknown_agent");
+    for transform in ["pseudonym", "drop"] {
+        let hidden = with(&format!("{service}\n[transforms]\nid = \"{transform}\""));
+        assert_eq!(by_key(&hidden, "a", |_| {}), "predicate_outside_scope", "{transform}");
+    }
+    let agents = with(&format!("{service}\nagents = [\"b\"]"));
+    assert_eq!((by_key(&agents, "a", |_| {}), by_key(&agents, "b", |_| {})), ("agent_outside_scope", "allowed"));
+    let networks = with(&format!("{service}\nnetworks = [\"10.0.0.0/8\"]"));
+    assert_eq!(by_key(&networks, "a", |_| {}), "network_outside_scope");
+    // The entry loses its key, its rows, or its place in the catalogue.
+    world.terms(&terms.replace("key = true, ", ""));
+    assert_eq!(by_key(&world, "a", |_| {}), "no_key");
+    world.terms(&terms);
+    assert_eq!(by_key(&world, "a", |_| {}), "allowed");
+    world.gate.close(ClosedWhy::LedgerFailed);
+    assert_eq!(world.gate.service(&peer("a"), &ask()).unwrap_err().code(), lingqu_protocol::close::CloseCode::Closed);
+}
+
 #[test]
 fn regions_and_conditions_both_hold_whatever_is_asked() {
     let world = World::new("regions = [\"4403\", \"441900\"]", TERMS);

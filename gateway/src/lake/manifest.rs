@@ -7,6 +7,7 @@
 
 use super::deleted::Deleted;
 use super::error::LakeError;
+use super::keys::KeySection;
 use super::manifest_rows as rows;
 use super::segment::FILES;
 use super::store::Lake;
@@ -174,6 +175,8 @@ pub struct Part {
     pub rows_sum: RowsSum,
     /// Its row groups.
     pub row_groups: Vec<RowGroup>,
+    /// Where the keys of its rows are listed; empty where they are not, and it is looked through.
+    pub keys: Vec<KeySection>,
 }
 
 /// A provider's own Parquet file as a part: one file of the set that its transfer sent.

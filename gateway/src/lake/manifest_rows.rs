@@ -1,6 +1,7 @@
 //! Manifests as protobuf messages, which is how they are kept. Numbers of fields are never used again for another thing.
 
 use super::deleted::Deleted;
+use super::keys::KeySection;
 use super::manifest::{
     ColumnInfo, ColumnSummary, FilePlace, FileSetManifest, PARTS_MAX, Part, Regions, RowGroup, Slice, TableManifest,
 };
@@ -140,6 +141,55 @@ pub(crate) struct PartRow {
     leaves: Vec<u32>,
     #[prost(message, optional, tag = "10")]
     file: Option<FilePlaceRow>,
+    #[prost(message, repeated, tag = "11")]
+    keys: Vec<KeySectionRow>,
+}
+
+/// A list of keys.
+#[derive(Clone, PartialEq, prost::Message)]
+struct KeySectionRow {
+    /// Empty: the part's own object.
+    #[prost(string, tag = "1")]
+    object: String,
+    #[prost(uint64, tag = "2")]
+    pages_at: u64,
+    /// 32 bytes. The directory starts behind the pages, and its length follows from the rows.
+    #[prost(bytes = "vec", tag = "3")]
+    directory_digest: Vec<u8>,
+    #[prost(uint64, tag = "4")]
+    first_row: u64,
+    #[prost(uint64, tag = "5")]
+    rows: u64,
+    #[prost(uint32, repeated, tag = "6")]
+    columns: Vec<u32>,
+}
+
+impl KeySectionRow {
+    fn of(section: &KeySection, part: &Part) -> Self {
+        Self {
+            object: if section.object == part.object { String::new() } else { section.object.clone() },
+            pages_at: section.pages_at,
+            directory_digest: section.directory.digest.to_vec(),
+            first_row: section.first_row,
+            rows: section.rows,
+            columns: section.columns.iter().map(|column| *column as u32).collect(),
+        }
+    }
+
+    fn into_section(self, object: &str) -> Option<KeySection> {
+        let (offset, bytes) = KeySection::directory_place(self.pages_at, self.rows)?;
+        let object = if self.object.is_empty() { object.to_owned() } else { self.object };
+        let directory = Slice { offset, bytes, digest: self.directory_digest.try_into().ok()? };
+        let columns = self.columns.into_iter().map(|column| column as usize).collect();
+        Some(KeySection {
+            object,
+            pages_at: self.pages_at,
+            directory,
+            first_row: self.first_row,
+            rows: self.rows,
+            columns,
+        })
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -295,6 +345,7 @@ impl From<&Part> for PartRow {
             leaves: if in_place { Vec::new() } else { part.leaves.iter().map(leaf).collect() },
             // The manifest knows the place of its set.
             file: None,
+            keys: part.keys.iter().map(|section| KeySectionRow::of(section, part)).collect(),
         }
     }
 }
@@ -324,6 +375,7 @@ impl PartRow {
         if leaves.len() != columns || file.is_none() && !row_groups.iter().all(named) {
             return None;
         }
+        let keys = self.keys.into_iter().map(|section| section.into_section(&self.object)).collect::<Option<_>>()?;
         Some(Part {
             object: self.object,
             file,
@@ -335,6 +387,7 @@ impl PartRow {
             leaves,
             row_groups,
             rows_sum: rows_sum(&self.rows_sum)?,
+            keys,
         })
     }
 }

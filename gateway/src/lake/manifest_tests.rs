@@ -21,6 +21,11 @@ fn table() -> TableManifest {
     ];
     let mut deleted = Deleted::default();
     deleted.insert(2);
+    let section = |object: &str, pages_at| {
+        let (_, section) =
+            super::super::keys::encode(vec![(7, 2), (3, 1)], object.to_owned(), pages_at, vec![1]).unwrap();
+        section
+    };
     let part = Part {
         object: "tables/x/00000000".to_owned(),
         file: None,
@@ -32,6 +37,7 @@ fn table() -> TableManifest {
         leaves: vec![Some(0), Some(1)],
         rows_sum: RowsSum::default(),
         row_groups: vec![RowGroup { rows: 3, chunks: vec![slice(0), slice(10)], summaries, deleted }],
+        keys: vec![section("tables/x/00000000", 100), section("tables/x/keys-00001-000000", 0)],
     };
     let sizes: Arc<[u64]> = Arc::from([7u64, 100]);
     let place = FilePlace { transfer: TRANSFER, file: 1, sizes };

@@ -6,6 +6,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | the part's | Parquet |
+//! | see `keys` | the keys of its rows, where its entry has a key |
 //! | n | the record, a protobuf message (`manifest_rows::RunRow`) |
 //! | 4 | n, little-endian |
 //! | 32 | BLAKE3 of the record |
@@ -13,6 +14,7 @@
 
 use super::deleted::Deleted;
 use super::error::LakeError;
+use super::keys::{self, KeySection};
 use super::manifest::{ColumnSummary, Part, Regions, RowGroup, Slice};
 use super::manifest_rows::{PartRow, RegionsRow, RunRow, rows_sum};
 use super::regions::Placed;
@@ -99,10 +101,40 @@ pub(crate) fn encode(
     }
     let metadata = writer.close().map_err(parquet)?;
     let leaves = (0..shape.columns.len()).map(Some).collect();
-    let part = describe(object, &encoded, &metadata, summaries, leaves, summed.stays)?;
+    let listed = list_keys(&object, shape, &rows, order.as_ref(), encoded.len() as u64)?;
+    drop(rows);
+    let mut part = describe(object, &encoded, &metadata, summaries, leaves, summed.stays)?;
+    let mut pieces: Vec<Bytes> = vec![encoded.into()];
+    if let Some((bytes, section)) = listed {
+        part.keys = vec![section];
+        pieces.push(bytes);
+    }
     let run = Run { part, regions: summed.regions, arrived: summed.arrived };
-    let tail = run.tail();
-    Ok(EncodedRun { pieces: vec![encoded.into(), tail], run })
+    pieces.push(run.tail());
+    Ok(EncodedRun { pieces, run })
+}
+
+/// The keys of a run's rows, each with the place where its row lies; `None` where the entry has no key.
+fn list_keys(
+    object: &str,
+    shape: &Shape,
+    rows: &RecordBatch,
+    order: Option<&UInt32Array>,
+    pages_at: u64,
+) -> Result<Option<(Bytes, KeySection)>, LakeError> {
+    if shape.keys.is_empty() {
+        return Ok(None);
+    }
+    let of_keys = rows.project(&shape.keys).map_err(|e| LakeError::columns("listing keys", e))?;
+    let hashes = keys::key_hashes(&of_keys)?;
+    let entries = match order {
+        None => hashes.into_iter().zip(0..).collect(),
+        Some(order) => {
+            let hash = |row: &u32| hashes.get(*row as usize).copied().unwrap_or(0);
+            order.values().iter().map(hash).zip(0..).collect()
+        }
+    };
+    keys::encode(entries, object.to_owned(), pages_at, shape.keys.clone()).map(Some)
 }
 
 impl Run {
@@ -138,7 +170,8 @@ impl Run {
         }
         let row = RunRow::decode(record).ok()?;
         let part = row.part?.into_part(columns, &[])?;
-        let whole = part.bytes + record_and_tail.len() as u64 == object_bytes;
+        let listed: u64 = part.keys.iter().map(KeySection::bytes).fold(0, u64::saturating_add);
+        let whole = part.bytes.saturating_add(listed).saturating_add(record_and_tail.len() as u64) == object_bytes;
         let (regions, arrived) = (row.regions?.into_regions()?, rows_sum(&row.arrived)?);
         whole.then_some(Self { part, regions, arrived })
     }
@@ -213,7 +246,8 @@ fn describe(
         described.ok_or_else(|| LakeError::columns("describing a part", "ranges outside the file"))?;
     let digest = Digest::blake3(encoded);
     let encryption = "none".to_owned();
-    Ok(Part { object, file: None, bytes, digest, encryption, key_id: None, footer, leaves, rows_sum, row_groups })
+    let (file, key_id, keys) = (None, None, Vec::new());
+    Ok(Part { object, file, bytes, digest, encryption, key_id, footer, leaves, rows_sum, row_groups, keys })
 }
 
 fn slice(encoded: &[u8], offset: u64, bytes: u64) -> Option<Slice> {

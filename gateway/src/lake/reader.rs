@@ -20,9 +20,11 @@ use lingqu_protocol::predicate::TypedPredicate;
 use lingqu_protocol::views::{self, cut_to_bytes, decoding_rows};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+};
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Bytes below which the few rows that several row groups give are joined: frames of a handful of rows cost more than their
@@ -56,7 +58,12 @@ pub struct TableReader {
     position: Position,
     /// A step is under way, or was cut short: its rows were not given to anyone.
     in_step: bool,
+    /// The rows to read of each row group, in order, where not all are wanted.
+    chosen: Option<Chosen>,
 }
+
+/// Rows by (part, row group), in ascending order.
+pub type Chosen = BTreeMap<(usize, usize), Vec<usize>>;
 
 /// A row group that is being read.
 struct Open {
@@ -69,6 +76,8 @@ struct Open {
     /// The file that is read as it is needed, where it is one.
     file: Option<Arc<FileChunks>>,
     layout: Arc<Layout>,
+    /// Only rows that were chosen come.
+    is_chosen: bool,
 }
 
 /// What is read, in places of the entry's items.
@@ -138,7 +147,16 @@ impl TableReader {
             open: None,
             position: Position::default(),
             in_step: false,
+            chosen: None,
         })
+    }
+
+    /// Reads only these rows, none of which a later change took away: whoever chose them looked.
+    #[must_use]
+    pub fn choosing(mut self, chosen: Chosen) -> Self {
+        self.left.retain(|place| chosen.contains_key(place));
+        self.chosen = Some(chosen);
+        self
     }
 
     /// Keeps what is read of files where others find it too.
@@ -257,22 +275,27 @@ impl TableReader {
             Source::Pieces(_) => None,
         };
         let row = std::mem::take(&mut self.skip);
+        let chosen = self.chosen.as_mut().and_then(|chosen| chosen.remove(&(part, group)));
+        let is_chosen = chosen.is_some();
+        let all_rows = usize::try_from(row_group.rows).unwrap_or(usize::MAX);
         let rows = decoding_rows(metadata.schema(), &layout.leaves);
         let mask = ProjectionMask::leaves(metadata.parquet_schema(), layout.leaves.iter().copied());
         let reading = file.clone();
         let opening = tokio::task::spawn_blocking(move || {
-            ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata)
+            let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(source, metadata)
                 .with_projection(mask)
                 .with_row_groups(vec![group])
-                .with_batch_size(rows)
-                .with_offset(usize::try_from(row).unwrap_or(usize::MAX))
-                .build()
-                .map_err(|e| {
-                    let own = reading.and_then(|file| file.take_fault());
-                    own.unwrap_or_else(|| LakeError::columns("opening a row group", e))
-                })
+                .with_batch_size(rows);
+            let builder = match chosen {
+                Some(rows) => builder.with_row_selection(selection(&rows, all_rows)),
+                None => builder.with_offset(usize::try_from(row).unwrap_or(usize::MAX)),
+            };
+            builder.build().map_err(|e| {
+                let own = reading.and_then(|file| file.take_fault());
+                own.unwrap_or_else(|| LakeError::columns("opening a row group", e))
+            })
         });
-        Ok(Open { part, group, row, pieces: VecDeque::new(), reader: opening.await??, file, layout })
+        Ok(Open { part, group, row, pieces: VecDeque::new(), reader: opening.await??, file, layout, is_chosen })
     }
 
     /// Metadata of a part, and its bytes where they are read as they are needed.
@@ -355,7 +378,7 @@ impl Query {
             });
         }
         let mut mask: Option<BooleanArray> = None;
-        if let Some(group) = group_of(manifest, open.part, open.group) {
+        if let Some(group) = group_of(manifest, open.part, open.group).filter(|_| !open.is_chosen) {
             mask = group.deleted.staying(first, rows);
         }
         if let Some(predicate) = &self.predicate {
@@ -391,6 +414,11 @@ impl Query {
     fn is_read_by_condition(&self, column: usize) -> bool {
         self.predicate.as_ref().is_some_and(|predicate| predicate.columns().contains(&column))
     }
+}
+
+/// Rows in ascending order, each there once, of a row group of so many.
+fn selection(rows: &[usize], all: usize) -> RowSelection {
+    RowSelection::from_consecutive_ranges(rows.iter().filter(|row| **row < all).map(|row| *row..row + 1), all)
 }
 
 fn groups(part: usize, of: &Part) -> impl Iterator<Item = (usize, usize)> + use<> {

@@ -6,6 +6,7 @@
 
 use super::deleted::Deleted;
 use super::error::LakeError;
+use super::keys::{self, KeySection};
 use super::manifest::{ColumnSummary, FilePlace, Part, Regions, RowGroup, Slice};
 use super::parts::{summarised, summary};
 use super::regions::Placed;
@@ -14,15 +15,19 @@ use super::shape::Shape;
 use super::source::{ChunkCache, FileChunks, Source};
 use super::store::Lake;
 use super::values::widened;
+use super::writer;
+use arrow::array::RecordBatch;
 use lingqu_protocol::columns::canonical_batch;
 use lingqu_protocol::digest::Digest;
+use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::ipc::BATCH_BYTES_AIM;
 use lingqu_protocol::pages::{Fit, HELD_BYTES_MAX, inspect};
 use lingqu_protocol::rows::RowsSum;
 use lingqu_protocol::views::{cut_to_bytes, decoding_rows};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 /// Row groups that are decoded at a time, where they are small enough: one for each processor of a small machine.
@@ -72,6 +77,7 @@ pub(crate) async fn describe(
         chunks: chunks.clone(),
         shape: shape.clone(),
         fit: fit.clone(),
+        listing: Listing::new(lake, &file.place, shape),
         decoded: AtomicU64::new(0),
         decoded_max: bytes.saturating_mul(DECODED_RATIO_MAX).saturating_add(DECODED_FREE_BYTES),
         progress: progress.clone(),
@@ -79,6 +85,7 @@ pub(crate) async fn describe(
     let groups = fit.metadata.metadata().num_row_groups();
     let lanes = if fit.held_bytes * LANES as u64 <= HELD_BYTES_MAX { LANES } else { 1 };
     let mut first_row = file.first_row;
+    let mut place = 0;
     let mut running = JoinSet::new();
     let mut row_groups: Vec<Option<RowGroup>> = vec![None; groups];
     let mut sum = RowsSum::default();
@@ -88,14 +95,16 @@ pub(crate) async fn describe(
             take(running.join_next().await, &mut row_groups, &mut sum, &mut regions)?;
         }
         let job = job.clone();
-        running.spawn_blocking(move || job.group(index, rows, first_row));
+        running.spawn_blocking(move || job.group(index, rows, first_row, place));
         first_row += rows;
+        place += rows;
     }
     while let Some(done) = running.join_next().await {
         take(Some(done), &mut row_groups, &mut sum, &mut regions)?;
     }
     let row_groups: Option<Vec<RowGroup>> = row_groups.into_iter().collect();
     let row_groups = row_groups.ok_or_else(|| LakeError::columns("judging a file", "a row group was left out"))?;
+    let keys = job.listing.finish().await?;
     let (offset, footer_bytes) = fit.footer;
     let part = Part {
         object: directory(file.place.transfer).to_string(),
@@ -109,6 +118,7 @@ pub(crate) async fn describe(
         leaves: fit.leaves.iter().map(|leaf| Some(*leaf)).collect(),
         rows_sum: sum,
         row_groups,
+        keys,
     };
     Ok(Described { part, regions })
 }
@@ -143,14 +153,15 @@ struct Job {
     chunks: Arc<FileChunks>,
     shape: Arc<Shape>,
     fit: Arc<Fit>,
+    listing: Listing,
     decoded: AtomicU64,
     decoded_max: u64,
     progress: Arc<AtomicU64>,
 }
 
 impl Job {
-    /// Decodes a row group piece by piece, and sums up what is in it. Blocks.
-    fn group(&self, index: usize, rows: u64, first_row: u64) -> Judged {
+    /// Decodes a row group piece by piece, and sums up what is in it; its first row is row `place` of the file. Blocks.
+    fn group(&self, index: usize, rows: u64, first_row: u64, place: u64) -> Judged {
         let cannot = |e: &dyn std::fmt::Display| {
             self.chunks.take_fault().unwrap_or_else(|| bad(format!("row group {index} cannot be decoded: {e}")))
         };
@@ -175,6 +186,7 @@ impl Job {
                 if self.decoded.fetch_add(bytes, Ordering::Relaxed) + bytes > self.decoded_max {
                     return Err(bad(format!("it decodes to more than {} bytes: send it as rows", self.decoded_max)));
                 }
+                self.listing.add(&piece, place + first - first_row)?;
                 let placed = Placed::of(&piece, self.shape.region, first)?;
                 let summed = self.shape.sum_up(&piece, &placed)?;
                 sum.merge(&summed.stays);
@@ -194,6 +206,71 @@ impl Job {
         }
         let summaries = summaries.unwrap_or_default();
         Ok((index, RowGroup { rows, chunks: Vec::new(), summaries, deleted: Deleted::default() }, sum, regions))
+    }
+}
+
+/// The keys of a file's rows, listed as they come, in sections of bounded size: objects of the transfer's own.
+struct Listing {
+    lake: Lake,
+    /// Their names but for a number.
+    named: String,
+    transfer: TransferId,
+    columns: Vec<usize>,
+    runtime: Handle,
+    entries: Mutex<Vec<(u64, u64)>>,
+    sections: Mutex<Vec<KeySection>>,
+}
+
+impl Listing {
+    fn new(lake: &Lake, place: &FilePlace, shape: &Shape) -> Self {
+        Self {
+            lake: lake.clone(),
+            named: format!("keys-{:05}", place.file),
+            transfer: place.transfer,
+            columns: shape.keys.clone(),
+            runtime: Handle::current(),
+            entries: Mutex::default(),
+            sections: Mutex::default(),
+        }
+    }
+
+    /// Adds rows of the file from row `place` on. Blocks.
+    fn add(&self, rows: &RecordBatch, place: u64) -> Result<(), LakeError> {
+        if self.columns.is_empty() {
+            return Ok(());
+        }
+        let of_keys = rows.project(&self.columns).map_err(|e| LakeError::columns("listing keys", e))?;
+        let hashes = keys::key_hashes(&of_keys)?;
+        let full = {
+            let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+            entries.extend(hashes.into_iter().zip(place..));
+            (entries.len() >= keys::SECTION_ROWS_MAX).then(|| std::mem::take(&mut *entries))
+        };
+        full.map_or(Ok(()), |full| self.runtime.block_on(self.put(full)))
+    }
+
+    async fn put(&self, entries: Vec<(u64, u64)>) -> Result<(), LakeError> {
+        let (object, bytes) = {
+            // Its place is taken before it is put, so that no two have one name.
+            let mut sections = self.sections.lock().unwrap_or_else(PoisonError::into_inner);
+            let name = format!("{}-{:06}", self.named, sections.len());
+            let object = writer::directory(self.transfer).join(name);
+            let (bytes, section) = keys::encode(entries, object.to_string(), 0, self.columns.clone())?;
+            sections.push(section);
+            (object, bytes)
+        };
+        // What an attempt left that was cut lists other rows under this name.
+        self.lake.remove(&object).await?;
+        self.lake.put_new(&object, vec![bytes]).await.map(drop)
+    }
+
+    /// The sections, all of them durable.
+    async fn finish(&self) -> Result<Vec<KeySection>, LakeError> {
+        let rest = std::mem::take(&mut *self.entries.lock().unwrap_or_else(PoisonError::into_inner));
+        if !rest.is_empty() {
+            self.put(rest).await?;
+        }
+        Ok(std::mem::take(&mut *self.sections.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 

@@ -71,6 +71,16 @@ impl Predicate {
         parse::parse(text).map(|expr| Self { expr })
     }
 
+    /// Of a tree that this program made.
+    pub(crate) const fn of(expr: Expr) -> Self {
+        Self { expr }
+    }
+
+    /// Types it against some items.
+    pub(crate) fn typed_as(&self, items: &[crate::entry::DataItem]) -> Result<TypedPredicate, TypeMistakes> {
+        types::check_items(&self.expr, items)
+    }
+
     /// Its tree.
     pub fn expr(&self) -> &Expr {
         &self.expr

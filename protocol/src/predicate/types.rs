@@ -3,7 +3,7 @@
 use super::ast::{CompareOp, Expr};
 use super::eval::Value;
 use super::literal::Literal;
-use crate::entry::{EntryFormat, EntrySpec, ItemType};
+use crate::entry::{DataItem, EntryFormat, EntrySpec, ItemType};
 use crate::region::RegionCode;
 use std::collections::HashMap;
 use std::fmt;
@@ -172,7 +172,12 @@ pub(super) fn check(expr: &Expr, entry: &EntrySpec) -> Result<TypedPredicate, Ty
     if entry.format == EntryFormat::File {
         return Err(TypeMistakes(vec![TypeMistake::NoRows]));
     }
-    let items = entry.items.iter().enumerate().map(|(i, item)| (item.name.as_str(), (i, item.item_type)));
+    check_items(expr, &entry.items)
+}
+
+/// The same against items that are no whole entry's.
+pub(super) fn check_items(expr: &Expr, items: &[DataItem]) -> Result<TypedPredicate, TypeMistakes> {
+    let items = items.iter().enumerate().map(|(i, item)| (item.name.as_str(), (i, item.item_type)));
     let mut checker = Checker { items: items.collect(), mistakes: Vec::new() };
     match checker.expr(expr) {
         Some(typed) if checker.mistakes.is_empty() => Ok(typed),

@@ -211,7 +211,7 @@ impl Inside {
         let today = chrono::Utc::now().date_naive();
         let (from, until) = (today - chrono::TimeDelta::days(2), today + chrono::TimeDelta::days(30));
         let toml = format!(
-            "entry = \"x\"\nbasis = \"b\"\nscenario = \"s\"\npurposes = [\"p\"]\nmethods = [\"batch_exchange\"]\nfrom = {from}\n\
+            "entry = \"x\"\nbasis = \"b\"\nscenario = \"s\"\npurposes = [\"p\"]\nmethods = [\"batch_exchange\", \"service_interface\"]\nfrom = {from}\n\
              until = {until}\n{keys}"
         );
         let spec = EntrySpec::parse(entry_toml).unwrap();
@@ -311,6 +311,48 @@ impl Connection {
         }
     }
 
+    /// Asks for one key.
+    pub(crate) async fn query(&self, ask: Query) -> Got {
+        let mut got = Got::default();
+        let (mut writer, mut reader) = self.request(request::Ask::Query(ask)).await;
+        writer.finish();
+        match Self::reply(&mut reader).await {
+            reply::Reply::Answer(_) => {}
+            reply::Reply::Fault(fault) => return Got { fault: Some(fault), ..got },
+            other => panic!("{other:?}"),
+        }
+        let mut decoder = lingqu_protocol::ipc::Decoder::default();
+        while let Some(event) = reader.next().await.unwrap() {
+            let Event::Batch(body) = event else { panic!("{event:?}") };
+            got.bytes += body.len() as u64;
+            got.batches.extend(decoder.decode(body).unwrap());
+        }
+        got.schema = decoder.schema().cloned();
+        got
+    }
+
+    /// Asks for many keys: the bodies of their frames, and what they are announced as.
+    pub(crate) async fn match_keys(&self, ask: MatchKeys, bodies: Vec<Bytes>) -> Got {
+        let transfer = TransferId::random(&OsEntropy::new()).unwrap().to_string();
+        let ask = MatchKeys { transfer: transfer.clone(), ..ask };
+        let (mut writer, mut reader) = self.request(request::Ask::MatchKeys(ask)).await;
+        let ready = match Self::reply(&mut reader).await {
+            reply::Reply::PullReady(ready) => ready,
+            reply::Reply::Fault(fault) => return Got { fault: Some(fault), ..Got::default() },
+            other => panic!("{other:?}"),
+        };
+        writer.message(&Step::from(step::Step::PullStart(PullStart::default()))).await.unwrap();
+        let mut keys = FrameWriter::new(self.channel.open_uni().await.unwrap());
+        keys.message(&DataHello { transfer, token: ready.token }).await.unwrap();
+        for body in bodies {
+            let head = header(FrameKind::Batch, body.len()).unwrap();
+            keys.raw(Bytes::copy_from_slice(&head)).await.unwrap();
+            keys.raw(body).await.unwrap();
+        }
+        keys.finish();
+        self.delivery(Got::default(), writer, reader).await
+    }
+
     /// Pulls to the end, or to the fault that comes instead.
     pub(crate) async fn pull(&self, ask: Pull) -> Got {
         let transfer = TransferId::random(&OsEntropy::new()).unwrap().to_string();
@@ -319,7 +361,7 @@ impl Connection {
 
     /// The same under a transfer's id.
     pub(crate) async fn pull_as(&self, transfer: String, ask: Pull) -> Got {
-        let mut got = Got::default();
+        let got = Got::default();
         let (mut writer, mut reader) = self.request(request::Ask::Pull(Pull { transfer, ..ask })).await;
         match Self::reply(&mut reader).await {
             reply::Reply::PullReady(_) => {}
@@ -328,6 +370,16 @@ impl Connection {
             other => panic!("{other:?}"),
         }
         writer.message(&Step::from(step::Step::PullStart(PullStart::default()))).await.unwrap();
+        self.delivery(got, writer, reader).await
+    }
+
+    /// Rows that come, their end and their receipt.
+    async fn delivery(
+        &self,
+        mut got: Got,
+        mut writer: FrameWriter<<MemoryChannel as Channel>::Send>,
+        mut reader: FrameReader<<MemoryChannel as Channel>::Recv>,
+    ) -> Got {
         let mut data = FrameReader::new(self.channel.accept_uni().await.unwrap());
         // A reset may overtake everything that was sent before it, the hello as well; the reason is on the other stream.
         let greeted = data.expect::<DataHello>("a data hello").await.is_ok();

@@ -10,9 +10,11 @@ use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Fields, Int32Type};
 use lingqu_protocol::columns::canonical_batch;
 use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::ids::GrantId;
+use lingqu_protocol::keys::key_entry;
 use lingqu_protocol::receipt::Receipt;
 use lingqu_protocol::rows::RowsDigest;
-use lingqu_protocol::wire::Pull;
+use lingqu_protocol::wire::{KeyValue, MatchKeys, Pull, Query};
 use lingqu_tests::world::raw::batch_frames;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ abstract = "a"
 format = "table"
 update_frequency = "daily"
 sharing_class = "unconditional"
-sharing_methods = ["batch_exchange"]
+sharing_methods = ["batch_exchange", "service_interface"]
 region_column = "region"
 grade = "general-1"
 items = [
@@ -225,6 +227,99 @@ async fn nothing_outside_the_scope_is_on_the_wire() {
         let never = [UNUSED, HIDDEN, "a number under a null", "a number, the other way round", "a number in digits"];
         assert_eq!(control.record.holds(&needle), !never.contains(&what), "{what}");
     }
+}
+
+/// The frames of keys, and what they are announced as.
+fn keys_of(codes: &[String]) -> (MatchKeys, Vec<bytes::Bytes>) {
+    let keys = key_entry(&EntrySpec::parse(TERMS).unwrap());
+    let column: ArrayRef = Arc::new(StringArray::from(codes.to_vec()));
+    let batch = RecordBatch::try_new(lingqu_protocol::columns::arrow_schema(&keys), vec![column]).unwrap();
+    let mut encoder = lingqu_protocol::ipc::Encoder::new(batch.schema()).unwrap();
+    let mut bodies = vec![encoder.schema().unwrap()];
+    for piece in (0..batch.num_rows()).step_by(100).map(|at| batch.slice(at, 100.min(batch.num_rows() - at))) {
+        bodies.push(encoder.batch(&piece).unwrap().0.concat().into());
+    }
+    let mut digest = RowsDigest::new(&keys);
+    digest.update(&batch).unwrap();
+    let keys = batch.num_rows() as u64;
+    (MatchKeys { keys, keys_digest: digest.finish().to_string(), ..MatchKeys::default() }, bodies)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_by_key_hold_nothing_outside_the_scope() {
+    let (inside, flat) = world().await;
+    let narrow = inside.grant(1, TERMS, NARROW);
+    let requester = inside.connect(REQUESTER).await;
+    let query = |grant: GrantId, key: &str| {
+        let key = vec![KeyValue { name: String::new(), value: key.to_owned() }];
+        Query { target: grant.to_string(), key, ..Query::default() }
+    };
+    let codes: Vec<String> =
+        flat.column_by_name("code").unwrap().as_string::<i32>().iter().map(|code| code.unwrap().to_owned()).collect();
+    let given = |row: usize| in_scope(row) && row % 5 != 0;
+    // Keys that the asker may know, of rows in its scope and of none; the key comes back as it was asked.
+    let open: Vec<usize> = (0..ROWS).filter(|row| in_scope(*row)).collect();
+    for row in open.iter().step_by(97) {
+        let got = requester.query(query(narrow, &codes[*row])).await;
+        assert!(got.fault.is_none(), "{:?}", got.fault);
+        let rows: usize = got.batches.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(rows, usize::from(given(*row)), "row {row}");
+    }
+    let asked: Vec<String> = open.iter().map(|row| codes[*row].clone()).chain(["open-nobody".to_owned()]).collect();
+    let (ask, bodies) = keys_of(&asked);
+    let got = requester.match_keys(MatchKeys { target: narrow.to_string(), ..ask }, bodies).await;
+    is_whole(&got);
+    let found: usize = got.batches.iter().map(|b| b.column_by_name("_found").unwrap().as_boolean().true_count()).sum();
+    assert_eq!(found, open.iter().filter(|row| given(**row)).count());
+    assert_eq!(got.end.as_ref().map(|end| end.rows), Some(asked.len() as u64));
+    let names: Vec<_> = got.schema.as_ref().unwrap().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names[..3], ["code", "_found", "region"]);
+    assert!(column(&got, "owner.name").iter().flatten().all(|n| n.starts_with("甲*") && n.ends_with("*乙")));
+    // Refusals and broken keys are bytes, too.
+    for (ask, word) in [
+        (Query { columns: vec!["secret".into()], ..query(narrow, "x") }, "columns_outside_scope"),
+        (Query { key: vec![], ..query(narrow, "x") }, "bad_data"),
+        (Query { version: 9, ..query(narrow, "x") }, "not_found"),
+    ] {
+        assert_eq!(requester.query(ask).await.fault.unwrap().word, word);
+    }
+    let (ask, bodies) = keys_of(&asked[..3]);
+    let lying = MatchKeys { target: narrow.to_string(), keys: 4, ..ask.clone() };
+    assert_eq!(requester.match_keys(lying, bodies.clone()).await.fault.unwrap().word, "integrity");
+    let fewer = MatchKeys { target: narrow.to_string(), keys: 2, ..ask };
+    assert_eq!(requester.match_keys(fewer, bodies).await.fault.unwrap().word, "bad_data");
+    for (what, needle) in needles() {
+        assert!(!requester.record.holds(&needle), "{what}");
+    }
+    assert!(requester.record.holds("open-".as_bytes()), "what is looked for would be found");
+
+    // The control: a key that is outside tells nothing under the narrow scope, and all under the full one.
+    let secret = (0..ROWS).find(|row| !in_scope(*row) && row % 5 != 0).unwrap();
+    assert_eq!(requester.query(query(narrow, &codes[secret])).await.batches.len(), 0);
+    assert!(!requester.record.holds(REGION.as_bytes()), "a key is not said back where there is no row");
+    let full = inside.grant(3, TERMS, FULL);
+    let control = inside.connect(REQUESTER).await;
+    let got = control.query(query(full, &codes[secret])).await;
+    assert_eq!(got.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+    assert!(control.record.holds(SECRET.as_bytes()) && control.record.holds(REGION.as_bytes()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_holds_for_queries_too() {
+    let (inside, flat) = world().await;
+    let grant = inside.grant(1, TERMS, &format!("volume_bytes_max = 20_000\n{NARROW}"));
+    let requester = inside.connect(REQUESTER).await;
+    let codes = flat.column_by_name("code").unwrap().as_string::<i32>().clone();
+    let mut total = 0;
+    let mut words = BTreeSet::new();
+    for row in (0..ROWS).filter(|row| in_scope(*row) && row % 5 != 0).take(200) {
+        let key = vec![KeyValue { name: "code".to_owned(), value: codes.value(row).to_owned() }];
+        let got = requester.query(Query { target: grant.to_string(), key, ..Query::default() }).await;
+        total += got.bytes;
+        words.extend(got.fault.map(|fault| fault.word));
+    }
+    assert_eq!(words, BTreeSet::from(["volume_used_up".to_owned()]));
+    assert!((15_000..=20_000).contains(&total), "{total}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

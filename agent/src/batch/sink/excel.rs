@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 
 /// Rows of a sheet, the header among them.
-const ROWS_MAX: u32 = 1_048_576;
+pub(super) const ROWS_MAX: u32 = 1_048_576;
 
 /// Columns of a sheet.
 const COLUMNS_MAX: usize = 16_384;

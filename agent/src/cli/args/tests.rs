@@ -77,6 +77,9 @@ fn every_command_of_the_design_is_understood() {
         &["push", "file", "e", "a", "--queue", "--idempotency-key", "2026-11-21", "--receipt", "r"],
         &["pull", "g", "--version", "3", "--columns", "a,b", "--where", "x = 1", "--region", "44", "--out", "-"],
         &["pull", "g", "--file", "a", "b", "--purpose", "p", "--out", "o"],
+        &["query", "g", "--key", "K"],
+        &["query", "e", "--key", "a=1", "--key", "b=-2", "--columns", "c,d", "--purpose", "p", "--version", "3"],
+        &["match", "g", "keys.csv", "--out", "o.parquet", "--keys-encoding", "gb18030", "--delimiter", "tab"],
         &["transfer", "list"],
         &["transfer", "show", transfer],
         &["transfer", "resume", transfer],
@@ -127,7 +130,7 @@ fn columns_are_cut_at_commas() {
 #[test]
 fn help_teaches_with_examples() {
     let mut command = Cli::command();
-    for name in ["join", "apply", "answer", "sign", "pull"] {
+    for name in ["join", "apply", "answer", "sign", "pull", "query", "match"] {
         let help = command.find_subcommand_mut(name).unwrap().render_long_help().to_string();
         assert!(help.contains("Example"), "{name}: {help}");
     }

@@ -188,6 +188,90 @@ pub struct PullArgs {
     pub idempotency_key: Option<String>,
 }
 
+/// `query`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lingqu query grant-... --key 91350100M000100Y43
+  lingqu query 307010/000001 --key credit_code=91350100M000100Y43 --columns region,staff --json
+  lingqu query grant-... --key year=2026 --key number=17       a key of two items
+
+The grant must allow the service interface (服务接口) and give the key's items in clear. Values are written as 2026-01-31,
+2026-01-31T08:00:00Z, 12.50, true; text as it is (=VALUE where it has an = and no name stands before it).
+With --json: {\"found\", \"records\": [{...}], \"grant\", \"entry\", \"version\", \"leaf\"}; leaf is the answer's place in the
+ledger. Exit code 0 where the question was answered, found or not.")]
+pub struct QueryArgs {
+    /// A grant's id; or an entry's id or code, where one grant is in force for it.
+    pub target: String,
+    /// A value of the key: NAME=VALUE, or VALUE where the entry has one key item; once for each key item. (主键)
+    #[arg(long, value_name = "NAME=VALUE", required = true, allow_hyphen_values = true)]
+    pub key: Vec<String>,
+    /// Only these columns, beside the key's.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// The entry's version; the latest where absent.
+    #[arg(long, value_name = "V", value_parser = clap::value_parser!(u64).range(1..))]
+    pub version: Option<u64>,
+    /// What it is for; the grant's purpose where it has just one.
+    #[arg(long, value_name = "P")]
+    pub purpose: Option<String>,
+}
+
+/// `match`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  lingqu match grant-... keys.csv --out answers.csv
+  lingqu match 307010/000001 people.xlsx --columns staff,capital --out answers.parquet
+
+The file of keys has the entry's key items as its columns and no others; .csv, .parquet, .arrow, .jsonl and .xlsx are read
+as by push. Keys that cannot be read are all looked for first: nothing is asked then, and each is named by line and column.
+The answers come in the order of the keys: the key's items, _found, and the other columns that the grant gives. A key that
+is not found has one row with _found false, one with several records has several rows.
+A match that was cut begins anew with the same command, or with `lingqu transfer resume ID`; each try is a request.")]
+pub struct MatchArgs {
+    /// A grant's id; or an entry's id or code, where one grant is in force for it.
+    pub target: String,
+    /// The file of keys. (主键文件)
+    pub keys: PathBuf,
+    /// Where the answers go: a file that ends in .parquet, .csv, .jsonl, .xlsx or .arrow, or `-`.
+    #[arg(long, value_name = "PATH")]
+    pub out: PathBuf,
+    /// Only these columns, beside the key's.
+    #[arg(long, value_name = "A,B", value_delimiter = ',')]
+    pub columns: Vec<String>,
+    /// The entry's version; the latest where absent.
+    #[arg(long, value_name = "V", value_parser = clap::value_parser!(u64).range(1..))]
+    pub version: Option<u64>,
+    /// What it is for; the grant's purpose where it has just one.
+    #[arg(long, value_name = "P")]
+    pub purpose: Option<String>,
+    /// The encoding of a text file of keys; found where absent. (主键文件编码)
+    #[arg(long, value_enum, value_name = "ENCODING")]
+    pub keys_encoding: Option<TextEncoding>,
+    /// What separates fields in a CSV file of keys; found where absent. (分隔符)
+    #[arg(long, value_name = "CHAR", value_parser = delimiter)]
+    pub delimiter: Option<char>,
+    /// The zone of timestamps in the keys that say none, such as +08:00. (时区)
+    #[arg(long, value_name = "OFFSET", allow_hyphen_values = true)]
+    pub zone: Option<Zone>,
+    /// The sheet of an Excel file of keys; the first where absent. (工作表)
+    #[arg(long, value_name = "NAME")]
+    pub sheet: Option<String>,
+    /// The encoding of CSV answers: utf-8, utf-8-bom (for Excel), gb18030 or gbk. (编码)
+    #[arg(long, value_enum, value_name = "ENCODING")]
+    pub encoding: Option<TextEncoding>,
+    /// In CSV, put an apostrophe before text that a spreadsheet would run as a formula; the text is another one then.
+    #[arg(long)]
+    pub guard_formulas: bool,
+    /// Write the receipt here too.
+    #[arg(long, value_name = "FILE")]
+    pub receipt: Option<PathBuf>,
+    /// A name for this transfer, made elsewhere: a later try with the same name and keys is the same transfer.
+    #[arg(long, value_name = "K")]
+    pub idempotency_key: Option<String>,
+}
+
 /// `transfer …`.
 #[derive(Debug, Subcommand)]
 pub enum TransferCommand {

@@ -424,7 +424,12 @@ fn every_request_has_its_rows() {
                 ReadAgents,
             ],
             Ask::Narrow(_) => &[Narrow],
-            Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_) | Ask::Cancel(_) => &[],
+            Ask::PushFiles(_)
+            | Ask::PushBatch(_)
+            | Ask::Pull(_)
+            | Ask::Query(_)
+            | Ask::MatchKeys(_)
+            | Ask::Cancel(_) => &[],
         }
     };
     assert_eq!(rows(&Ask::Narrow(lingqu_protocol::wire::Narrow::default())), [Narrow]);

@@ -7,6 +7,7 @@ mod control;
 mod dirty;
 mod files;
 mod formats;
+mod lookups;
 mod misuse;
 mod receipts;
 mod renewal;
