@@ -72,7 +72,7 @@ impl Caller {
     }
 }
 
-/// Whether a request moves bulk data.
+/// Whether a request moves bulk data all the time. A subscription does so now and then, and takes its share of memory then.
 pub const fn moves_data(ask: &Ask) -> bool {
     matches!(ask, Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_))
 }
@@ -83,6 +83,7 @@ pub fn subject(ask: &Ask) -> Option<(&str, &str)> {
         Ask::PushFiles(ask) => Some((&ask.transfer, &ask.entry)),
         Ask::PushBatch(ask) => Some((&ask.transfer, &ask.entry)),
         Ask::Pull(ask) => Some((&ask.transfer, &ask.target)),
+        Ask::Follow(ask) => Some((&ask.subscription, &ask.entry)),
         Ask::Cancel(ask) => Some((&ask.transfer, "")),
         Ask::Narrow(ask) => Some(("", &ask.grant)),
         Ask::Join(_) | Ask::Renew(_) | Ask::Document(_) | Ask::Read(_) => None,
@@ -101,6 +102,7 @@ pub const fn name(ask: &Ask) -> &'static str {
         Ask::Pull(_) => "pull",
         Ask::Narrow(_) => "narrow",
         Ask::Cancel(_) => "cancel",
+        Ask::Follow(_) => "follow",
     }
 }
 
@@ -119,7 +121,7 @@ mod tests {
             Caller::Invited { key: [0; 32], address },
             Caller::Expired { peer, key, address },
         ];
-        let table: [(Ask, [bool; 3]); 9] = [
+        let table: [(Ask, [bool; 3]); 10] = [
             (Ask::Join(Default::default()), [false, true, false]),
             (Ask::Renew(Default::default()), [true, false, true]),
             (Ask::Document(Default::default()), [true, false, false]),
@@ -129,6 +131,7 @@ mod tests {
             (Ask::Pull(Default::default()), [true, false, false]),
             (Ask::Narrow(Default::default()), [true, false, false]),
             (Ask::Cancel(Default::default()), [true, false, false]),
+            (Ask::Follow(Default::default()), [true, false, false]),
         ];
         for (ask, allowed) in &table {
             let got: Vec<bool> = callers.iter().map(|c| c.may(ask)).collect();

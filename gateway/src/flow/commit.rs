@@ -232,7 +232,12 @@ impl Flow {
             ];
             match self.finish(permit, &done, number, None, writes).await {
                 Err(FlowError::State(StateError::Conflict { kind: Kind::Setting | Kind::Version, .. })) => {}
-                outcome => return outcome,
+                outcome => {
+                    if outcome.is_ok() {
+                        self.steps().announce(entry.id, number);
+                    }
+                    return outcome;
+                }
             }
         }
         Err(FlowError::Busy)

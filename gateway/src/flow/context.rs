@@ -5,6 +5,7 @@ use super::error::FlowError;
 use super::pseudonym::PseudonymSecret;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
 use super::retention::Reading;
+use super::steps::Steps;
 use crate::gate::Peer;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
 use crate::lake::segment::SegmentStore;
@@ -87,6 +88,7 @@ pub struct Flow {
     quality_memory: Arc<Semaphore>,
     chunk_cache: ChunkCache,
     reading: Reading,
+    steps: Steps,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
     /// Held by the session that works on what a transfer left in the lake.
     alone: Mutex<HashMap<TransferId, Weak<tokio::sync::Mutex<()>>>>,
@@ -122,6 +124,7 @@ impl Flow {
             quality_memory: Arc::new(Semaphore::new(1)),
             chunk_cache: ChunkCache::default(),
             reading: Reading::default(),
+            steps: Steps::default(),
             claims: Arc::default(),
             alone: Mutex::default(),
             denials: Mutex::new(Denials::default()),
@@ -292,7 +295,9 @@ impl Flow {
     pub async fn cancel(&self, peer: &Peer, id: &str) -> Result<(), FlowError> {
         let missing = || FlowError::NotFound { what: "transfer" };
         let transfer: TransferId = id.parse().map_err(|_| missing())?;
-        let record = self.state().get(Kind::Transfer, id).await?.ok_or_else(missing)?;
+        let Some(record) = self.state().get(Kind::Transfer, id).await? else {
+            return self.forget_subscription(peer, transfer).await;
+        };
         let row: TransferRow = read(&record)?;
         if !row.is_of(&peer.agent) {
             return Err(missing());
@@ -411,6 +416,11 @@ impl Flow {
     /// What all readers of providers' own files share.
     pub const fn chunk_cache(&self) -> &ChunkCache {
         &self.chunk_cache
+    }
+
+    /// Steps between versions, for those who follow.
+    pub const fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// Which versions are being read.

@@ -6,6 +6,7 @@
 pub mod commit;
 mod context;
 pub mod error;
+pub mod follow;
 mod mark;
 pub mod meter;
 pub mod pseudonym;
@@ -19,11 +20,14 @@ pub mod record;
 pub mod retention;
 pub mod serve_files;
 pub mod serve_table;
+pub mod steps;
+pub mod subscription;
 pub mod transform;
 pub mod wires;
 
 pub use context::{Facts, Flow, FlowParts, Greeting, Opened};
 pub use error::FlowError;
+pub use follow::follow;
 pub use pull::pull;
 pub use push_batch::push_batch;
 pub use push_files::push_files;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Steps from a code upwards: five levels, and a change or two on each. A list whose changes need more is refused, so the
 /// walk is bounded for certain.
-pub const STEPS_MAX: usize = 16;
+const STEPS_MAX: usize = 16;
 
 /// One region code that is another since a day: merged into it, or renamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
