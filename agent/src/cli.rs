@@ -20,8 +20,8 @@ use crate::machine::Machine;
 use crate::output::Output;
 use crate::records::Kind;
 use args::{
-    ApplicationCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand, OfficerCommand, ReceiptCommand,
-    BackflowListCommand, StandingOrderCommand,
+    ApplicationCommand, BackflowListCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand, OfficerCommand,
+    ReceiptCommand, StandingOrderCommand,
 };
 use lingqu_certs::os;
 use lingqu_certs::profile::Profile;

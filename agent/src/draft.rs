@@ -4,8 +4,8 @@ use crate::error::AgentError;
 use crate::machine::Machine;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, Document, EntryBody, FindingActBody, GrantActBody, OrderWithdrawalBody,
-    ReviewBody, Signer, StandingOrderBody,
+    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, Document, EntryBody,
+    FindingActBody, GrantActBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
 };
 use lingqu_protocol::ids::{DocumentId, GatewayId};
 use serde_json::{Value, json};

@@ -119,7 +119,8 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let Raw { network, certificates, lake, backflow, log, misuse } = toml::from_str(text).map_err(|e| e.to_string())?;
+        let Raw { network, certificates, lake, backflow, log, misuse } =
+            toml::from_str(text).map_err(|e| e.to_string())?;
         check_address(&network.address)?;
         misuse.check()?;
         for (key, days) in [("agent_days", certificates.agent_days), ("gateway_days", certificates.gateway_days)] {

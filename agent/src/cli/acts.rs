@@ -10,8 +10,8 @@ use crate::records::{self, Kind};
 use lingqu_protocol::backflow::BackflowList;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, EntryBody, FindingAct, FindingActBody, GrantAct, GrantActBody,
-    OrderWithdrawalBody, Review, ReviewBody, StandingOrderBody,
+    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, EntryBody, FindingAct,
+    FindingActBody, GrantAct, GrantActBody, OrderWithdrawalBody, Review, ReviewBody, StandingOrderBody,
 };
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::ids::{ApplicationId, EntryId, GrantId, ListId, OrderId};

@@ -7,8 +7,8 @@ use lingqu_certs::document::{DocumentError, open};
 use lingqu_certs::key::PublicKey;
 use lingqu_certs::root::open_as_root;
 use lingqu_protocol::documents::{
-    AgencyBody, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, Document, EntryBody, FindingActBody, GatewayBody, GrantActBody,
-    OfficerBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
+    AgencyBody, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, Document, EntryBody,
+    FindingActBody, GatewayBody, GrantActBody, OfficerBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
 };
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;

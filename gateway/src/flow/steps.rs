@@ -21,6 +21,7 @@ use lingqu_protocol::receipt::DataKind;
 use lingqu_protocol::rows::RowsDigest;
 use object_store::path::Path;
 use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OnceCell, Semaphore, watch};
@@ -150,14 +151,11 @@ impl Flow {
             regions: None,
         };
         let slot = self.steps().slot((entry.id, from, to, columns.schema_digest()));
-        let ready = slot.get_or_try_init(|| async {
-            let _alone = self.steps().building.0.acquire().await.map_err(|_| FlowError::Busy)?;
-            self.build(entry, from, to).await.map(Arc::new)
-        });
+        let ready = slot.get_or_try_init(|| self.build(entry, from, to));
         Ok(Arc::clone(ready.await?))
     }
 
-    async fn build(&self, entry: &EntryView, from: u64, to: u64) -> Result<Ready, FlowError> {
+    async fn build(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
         let (version, _held) = self.hold_version(entry.id, to).await?;
         if version.kind != DataKind::Table {
             return Err(FlowError::bad_data("a version of files has no regions: only rows flow back"));
@@ -173,6 +171,13 @@ impl Flow {
         // Where the version before cannot be read under the columns of now, the state is sent.
         let before = before.and_then(|before| grown(before, &entry.spec).ok());
         let step = diff::between(before.as_ref(), &after);
+        if from > 0 && step.mode == SliceMode::Full {
+            // What those get who begin anew: read once for both.
+            let whole: Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>> + Send + '_>> =
+                Box::pin(self.step(entry, 0, to));
+            return whole.await;
+        }
+        let _alone = self.steps().building.0.acquire().await.map_err(|_| FlowError::Busy)?;
         let places = entry.spec.items.iter().map(|item| {
             after.columns.iter().position(|column| column.name == item.name && column.item_type == item.item_type)
         });
@@ -183,7 +188,7 @@ impl Flow {
         let rows = came.rows() + gone.as_ref().map_or(0, Split::rows);
         tracing::info!(entry = %entry.id, version = to, from, mode = mode.as_str(), rows,
             took = ?self.monotonic().saturating_sub(started), beside_bytes = came.disk_bytes(), "split by region");
-        Ok(Ready { version, mode, gone, came, regions, places })
+        Ok(Arc::new(Ready { version, mode, gone, came, regions, places }))
     }
 
     async fn split(&self, step: Step) -> Result<(SliceMode, Option<Split>, Split), FlowError> {

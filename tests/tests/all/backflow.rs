@@ -86,11 +86,7 @@ fn frames(batch: &RecordBatch, ops: Option<&[&str]>) -> (Vec<Bytes>, PushEnd) {
         bodies.push(body.concat().into());
         digest.update(&lingqu_protocol::columns::canonical_batch(&spec, &piece).unwrap()).unwrap();
     }
-    let end = PushEnd {
-        rows: batch.num_rows() as u64,
-        rows_digest: digest.finish().to_string(),
-        ..PushEnd::default()
-    };
+    let end = PushEnd { rows: batch.num_rows() as u64, rows_digest: digest.finish().to_string(), ..PushEnd::default() };
     (bodies, end)
 }
 
@@ -200,7 +196,8 @@ impl Following {
     }
 
     fn apply(&mut self, batch: &RecordBatch, mode: &str) {
-        let items: Vec<usize> = (0..batch.num_columns()).filter(|at| batch.schema().field(*at).name() != OP_COLUMN).collect();
+        let items: Vec<usize> =
+            (0..batch.num_columns()).filter(|at| batch.schema().field(*at).name() != OP_COLUMN).collect();
         let plain = batch.project(&items).unwrap();
         let mut digest = RowsDigest::of_schema(&plain.schema()).unwrap();
         let hashes = digest.update(&plain).unwrap().to_vec();
@@ -233,11 +230,8 @@ impl Following {
     }
 
     async fn ack(&mut self, end: &SliceEnd) -> Result<u64, Fault> {
-        let ack = SliceAck {
-            version: end.version,
-            bytes_root: end.bytes_root.clone(),
-            rows_digest: end.rows_digest.clone(),
-        };
+        let ack =
+            SliceAck { version: end.version, bytes_root: end.bytes_root.clone(), rows_digest: end.rows_digest.clone() };
         self.control.0.message(&Step::from(step::Step::SliceAck(ack))).await.unwrap();
         match Connection::reply(&mut self.control.1).await {
             reply::Reply::SliceTaken(taken) => Ok(taken.leaf_index),
@@ -321,15 +315,17 @@ async fn the_townships_of_the_country_reach_their_provinces_cities_and_counties_
         assert_eq!(following.slice().await, ("full".to_owned(), 1), "{region}");
         assert_eq!(following.caught_up().await, 1);
         assert!(matches!(following.next().await, Said::End));
-        let expected: BTreeSet<&str> =
-            of.iter().filter(|row| row.0.starts_with(region)).map(|row| row.1).collect();
+        let expected: BTreeSet<&str> = of.iter().filter(|row| row.0.starts_with(region)).map(|row| row.1).collect();
         assert_eq!(following.codes(), expected, "{region}: no row more, no row less");
         if region.len() == 2 {
             seen += following.state.values().sum::<usize>();
         }
         // Nothing of others is among the bytes that it was sent.
         for (other, ..) in of.iter().step_by(977).filter(|row| !row.0.starts_with(region)) {
-            assert!(!connection.record.holds(format!("SENTINEL-{other}-").as_bytes()), "{other} on the wire of {region}");
+            assert!(
+                !connection.record.holds(format!("SENTINEL-{other}-").as_bytes()),
+                "{other} on the wire of {region}"
+            );
         }
         let mine = of.iter().find(|row| row.0.starts_with(region)).unwrap();
         assert!(connection.record.holds(mine.2.as_bytes()), "the test can fail");

@@ -11,7 +11,9 @@ use lingqu_gateway::flow::pseudonym::PseudonymSecret;
 use lingqu_gateway::flow::record::{USED_PARENT, used};
 use lingqu_gateway::flow::{Facts, Flow, FlowParts};
 use lingqu_gateway::folder::{Folder, init};
-use lingqu_gateway::gate::{AgencyView, AgentView, BackflowView, EntryView, Gate, GrantStatus, GrantView, Peer, Update};
+use lingqu_gateway::gate::{
+    AgencyView, AgentView, BackflowView, EntryView, Gate, GrantStatus, GrantView, Peer, Update,
+};
 use lingqu_gateway::lake::local::LocalStore;
 use lingqu_gateway::lake::store::Lake;
 use lingqu_gateway::ledger::Ledger;

@@ -8,10 +8,13 @@ use std::sync::Arc;
 fn follow(gate: &Arc<Gate>, by: &Member) -> &'static str {
     let peer = Peer { agent: by.agent.clone(), address: [127, 0, 0, 1].into() };
     let ask = FollowAsk { entry: CODE.into(), columns: Vec::new() };
-    gate.follow(&peer, ask).map_or_else(|denied| denied.word(), |permit| {
-        assert_eq!(permit.allowed().region.own().as_str(), "4403");
-        "allowed"
-    })
+    gate.follow(&peer, ask).map_or_else(
+        |denied| denied.word(),
+        |permit| {
+            assert_eq!(permit.allowed().region.own().as_str(), "4403");
+            "allowed"
+        },
+    )
 }
 
 #[tokio::test]
