@@ -215,6 +215,7 @@ impl Flow {
                 bytes_root: root(&done.delivered)?,
                 rows_digest: done.delivered.rows_digest,
                 committed_at: self.now().0,
+                follows,
                 sources: sources.clone(),
                 retired_at: None,
             };

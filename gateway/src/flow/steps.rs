@@ -170,7 +170,7 @@ impl Flow {
         };
         // Where the version before cannot be read under the columns of now, the state is sent.
         let before = before.and_then(|before| grown(before, &entry.spec).ok());
-        let step = diff::between(before.as_ref(), &after);
+        let step = diff::between(before.as_ref(), &after, version.follows == Some(from));
         if from > 0 && step.mode == SliceMode::Full {
             // What those get who begin anew: read once for both.
             let whole: Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>> + Send + '_>> =

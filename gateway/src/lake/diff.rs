@@ -22,8 +22,9 @@ pub struct Step {
     pub compared: bool,
 }
 
-/// The step from `before` to `after`; all of `after` where there is nothing before, or nothing of it is left.
-pub fn between(before: Option<&TableManifest>, after: &TableManifest) -> Step {
+/// The step from `before` to `after`; all of `after` where there is nothing before, or nothing of it is left and it was not
+/// gone on from (`goes_on`), which parts that were written anew do not tell.
+pub fn between(before: Option<&TableManifest>, after: &TableManifest, goes_on: bool) -> Step {
     let none = TableManifest { parts: Vec::new(), regions: None, ..after.clone() };
     let full = |none: TableManifest| Step {
         mode: SliceMode::Full,
@@ -50,7 +51,7 @@ pub fn between(before: Option<&TableManifest>, after: &TableManifest) -> Step {
     let came: Vec<Part> =
         after.parts.iter().filter(|part| !before.parts.iter().any(|old| is_same(part, old))).cloned().collect();
     // Nothing of it is left although it had something: what came is all there is.
-    if (kept == 0 && dropped_rows > 0) || dropped_rows > COMPARED_ROWS_MAX {
+    if (kept == 0 && dropped_rows > 0 && !goes_on) || dropped_rows > COMPARED_ROWS_MAX {
         return full(none);
     }
     gone.iter_mut().for_each(|part| part.leaves.resize(after.columns.len(), None));
