@@ -60,6 +60,9 @@ type Key = (EntryId, u64, u64, Digest);
 
 type Slot = Arc<OnceCell<Arc<Ready>>>;
 
+/// A step on its way. Boxed, because one may turn out to be another.
+pub type Making<'a> = Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>> + Send + 'a>>;
+
 /// What is kept of steps, and who waits for versions.
 #[derive(Default)]
 pub struct Steps {
@@ -143,7 +146,11 @@ impl Flow {
     ///
     /// # Errors
     /// One of them is not kept, or was pushed before the entry changed; the lake's.
-    pub async fn step(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
+    pub fn step<'a>(&'a self, entry: &'a EntryView, from: u64, to: u64) -> Making<'a> {
+        Box::pin(self.step_once(entry, from, to))
+    }
+
+    async fn step_once(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
         let columns = TableManifest {
             columns: TableManifest::columns_of(&entry.spec),
             region_column: entry.spec.region_column,
@@ -173,9 +180,7 @@ impl Flow {
         let step = diff::between(before.as_ref(), &after, version.follows == Some(from));
         if from > 0 && step.mode == SliceMode::Full {
             // What those get who begin anew: read once for both.
-            let whole: Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>> + Send + '_>> =
-                Box::pin(self.step(entry, 0, to));
-            return whole.await;
+            return self.step(entry, 0, to).await;
         }
         let _alone = self.steps().building.0.acquire().await.map_err(|_| FlowError::Busy)?;
         let places = entry.spec.items.iter().map(|item| {

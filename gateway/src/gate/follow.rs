@@ -44,15 +44,20 @@ impl AllowedFollow {
 
     /// What a cursor is bound to.
     pub fn slice(&self) -> Digest {
-        slice_digest(&[self.region.own()], &self.region.changes(), &self.names())
+        slice_digest(&[self.region.own()], &self.region.changes(), &self.names(), self.is_all())
     }
 
-    /// Whether a cursor of this slice goes on: the same rows, and the same columns or those that there were before others
-    /// came behind them.
+    /// Whether these are all the columns that the entry has.
+    fn is_all(&self) -> bool {
+        self.columns.len() == self.entry.spec.items.len()
+    }
+
+    /// Whether a cursor of this slice goes on: the same rows, and the same columns, or all that there were before the entry
+    /// gained others behind them. Columns that were not given before need the state.
     pub fn goes_on_from(&self, slice: &Digest) -> bool {
         let (own, changes, names) = (self.region.own(), self.region.changes(), self.names());
-        let is = |columns: &[&str]| slice_digest(&[own], &changes, columns) == *slice;
-        is(&names) || (1..names.len()).rev().any(|count| names.get(..count).is_some_and(is))
+        let is = |columns: &[&str]| slice_digest(&[own], &changes, columns, self.is_all()) == *slice;
+        is(&names) || self.is_all() && (1..names.len()).rev().any(|count| names.get(..count).is_some_and(is))
     }
 }
 

@@ -38,8 +38,14 @@ words! {
 }
 
 /// What a slice is: which regions (with what lies within them) and which columns, in order. A cursor that was made under
-/// another one does not go on. `changes` are the changes of region codes that are in force, from and to.
-pub fn slice_digest(regions: &[RegionCode], changes: &[(RegionCode, RegionCode)], columns: &[&str]) -> Digest {
+/// another one does not go on. `changes` are the changes of region codes that are in force, from and to; `all` says that the
+/// columns are all that the entry has, so that one which it gains is only more of the same.
+pub fn slice_digest(
+    regions: &[RegionCode],
+    changes: &[(RegionCode, RegionCode)],
+    columns: &[&str],
+    all: bool,
+) -> Digest {
     let mut text = SLICE_DOMAIN.to_owned();
     for region in regions {
         text.push_str("\nregion ");
@@ -53,6 +59,9 @@ pub fn slice_digest(regions: &[RegionCode], changes: &[(RegionCode, RegionCode)]
         text.push_str("\ncolumn ");
         text.push_str(column);
     }
+    if all {
+        text.push_str("\nall");
+    }
     Digest::blake3(text.as_bytes())
 }
 
@@ -65,12 +74,13 @@ mod tests {
     fn another_region_change_or_order_of_columns_is_another_slice() {
         let (a, b): (RegionCode, RegionCode) = ("4403".parse().unwrap(), "441900".parse().unwrap());
         let all = [
-            slice_digest(&[a], &[], &["x", "y"]),
-            slice_digest(&[b], &[], &["x", "y"]),
-            slice_digest(&[a, b], &[], &["x", "y"]),
-            slice_digest(&[a], &[(b, a)], &["x", "y"]),
-            slice_digest(&[a], &[], &["y", "x"]),
-            slice_digest(&[a], &[], &["x"]),
+            slice_digest(&[a], &[], &["x", "y"], false),
+            slice_digest(&[a], &[], &["x", "y"], true),
+            slice_digest(&[b], &[], &["x", "y"], false),
+            slice_digest(&[a, b], &[], &["x", "y"], false),
+            slice_digest(&[a], &[(b, a)], &["x", "y"], false),
+            slice_digest(&[a], &[], &["y", "x"], false),
+            slice_digest(&[a], &[], &["x"], false),
         ];
         let distinct: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(distinct.len(), all.len());

@@ -111,7 +111,9 @@ enum Said {
 }
 
 async fn follow(connection: Arc<Connection>, ask: Follow) -> Result<Following, Fault> {
-    let subscription = TransferId::from_bits(9).to_string();
+    // Each agency has one.
+    let bits = connection.agency.bytes().fold(7u128, |bits, byte| bits.wrapping_mul(41).wrapping_add(u128::from(byte)));
+    let subscription = TransferId::from_bits(bits).to_string();
     let ask = Follow { subscription, entry: ENTRY.to_string(), sink: "folder".into(), ..ask };
     let mut control = connection.request(request::Ask::Follow(ask)).await;
     match Connection::reply(&mut control.1).await {
@@ -430,6 +432,8 @@ async fn a_cursor_that_cannot_go_on_is_told_to_start_anew() {
     assert_eq!(word(following.cursor(2), &[]).await, "start_anew", "ahead of the gateway");
     assert_eq!(word(following.cursor(1), &["region", "code"]).await, "start_anew", "other columns");
     assert_eq!(word(None, &["region", "code"]).await, "ready");
+    let fewer = slice_of(&inside, &own, &["region", "code"]).await;
+    assert_eq!(word(Some(Cursor { version: 1, slice: fewer }), &[]).await, "start_anew", "more columns than it has");
     assert_eq!(word(None, &["nothing"]).await, "columns_outside_scope");
     assert_eq!(word(Some(Cursor { version: 1, slice: "x".into() }), &[]).await, "start_anew");
     // The entry gains a column at its end: what was there before goes on.
@@ -438,6 +442,12 @@ async fn a_cursor_that_cannot_go_on_is_told_to_start_anew() {
     // The list names less: that is another slice.
     inside.list(2, None, "items = [\"region\", \"code\"]\n");
     assert_eq!(word(following.cursor(1), &[]).await, "start_anew");
+}
+
+async fn slice_of(inside: &Inside, own: &str, columns: &[&str]) -> String {
+    let columns = columns.iter().map(|c| (*c).to_owned()).collect();
+    let ask = Follow { columns, once: true, ..Follow::default() };
+    follow(connect(inside, own).await, ask).await.map(|following| following.slice).unwrap_or_else(|f| panic!("{f:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

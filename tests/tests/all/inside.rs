@@ -284,7 +284,7 @@ impl Inside {
         let hello = Hello { versions: wire::VERSIONS.to_vec(), limits: Some(wire::limits()), ..Hello::default() };
         writer.message(&hello).await.unwrap();
         reader.expect::<Welcome>("a welcome").await.unwrap();
-        Connection { channel: here, record, _hello: (writer, reader) }
+        Connection { agency: agency.to_owned(), channel: here, record, _hello: (writer, reader) }
     }
 }
 
@@ -292,6 +292,8 @@ pub(crate) type Half<H> = (FrameWriter<<H as Channel>::Send>, FrameReader<<H as 
 
 /// An agent's end of a connection, and what the gateway sent on it.
 pub(crate) struct Connection {
+    /// Whose.
+    pub(crate) agency: String,
     pub(crate) channel: MemoryChannel,
     pub(crate) record: Record,
     _hello: Half<MemoryChannel>,

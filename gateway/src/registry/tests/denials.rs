@@ -333,7 +333,8 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
         LedgerVerify => json!({ "do": "ledger_verify", "checkpoints": [] }),
         // Whatever it would be called, no command takes an officer's document or reads for an agency.
         SubmitEntry | SubmitOthersEntry | Review | Apply | Answer | Reinstate | Terminate | Rectify | IssueOrder
-        | WithdrawOrder | ConfirmFinding | LiftFinding | HandInAgency | HandInOfficer => {
+        | WithdrawOrder | PublishList | RevokeList | ReadLists | ConfirmFinding | LiftFinding | HandInAgency
+        | HandInOfficer => {
             let body = w.entry_body(&w.provider, EntryId::from_bits(1));
             let envelope = document::seal(&w.document(body, None), &w.provider.agency_head).unwrap().to_json();
             for word in ["agency_add", "officer_add"] {
