@@ -16,7 +16,6 @@ use lingqu_protocol::ipc::{Decoder, Encoder};
 use lingqu_protocol::region::RegionCode;
 use object_store::path::Path;
 use std::ops::Range;
-use std::sync::Arc;
 
 /// Prefix of what is kept beside the lake. It can be made again from the lake, so a start removes all of it.
 pub const SPLITS: &str = "splits";
@@ -344,9 +343,6 @@ fn row_bytes(batch: &RecordBatch) -> usize {
     let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
     sizes.sum::<usize>() / rows
 }
-
-/// A split that is shared.
-pub type SharedSplit = Arc<Split>;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -3,6 +3,7 @@ use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const CODES: [&str; 8] = ["44", "4403", "440304", "440304001", "441900", "441900003", "419001", "11"];
 
