@@ -142,7 +142,9 @@ impl Splitter {
             self.flush().await?;
         }
         let mut hasher = blake3::Hasher::new();
-        pieces.iter().for_each(|piece| drop(hasher.update(piece)));
+        for piece in &pieces {
+            hasher.update(piece);
+        }
         let block = self.split.blocks.len() as u32;
         let at = (self.pending_bytes as u32, bytes as u32);
         self.split.runs.push(Run { code, block, start: 0, rows: rows.num_rows() as u32, at });

@@ -492,7 +492,8 @@ async fn what_is_at_the_gateway_can_be_compared() {
     following.caught_up().await;
     let read = async |agency: &str, kind: &str, id: &str| {
         let ask = Read { kind: kind.into(), id: id.into(), after: String::new() };
-        let (_, mut reader) = connect(&inside, agency).await.request(request::Ask::Read(ask)).await;
+        let connection = connect(&inside, agency).await;
+        let (_writer, mut reader) = connection.request(request::Ask::Read(ask)).await;
         match Connection::reply(&mut reader).await {
             reply::Reply::Records(records) => Ok(records
                 .records
