@@ -518,3 +518,30 @@ async fn what_is_at_the_gateway_can_be_compared() {
     assert_eq!(read(PROVIDER, "subscription", id).await.unwrap_err(), "not_found");
     assert!(read(PROVIDER, "subscription", "").await.unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lacks_a_version_is_late_and_who_is_forgotten_is_not() {
+    let (inside, provider, own) = begun().await;
+    let mut following = follow(connect(&inside, &own).await, Follow::default()).await.unwrap();
+    following.slice().await;
+    let flow = Arc::clone(&inside.services().flow);
+    assert!(flow.late(-1).await.unwrap().is_empty(), "it has the latest version");
+    drop(following);
+    let (bodies, end) = frames(&rows(&[("4403", "z", "y", 4)]), None);
+    provider.push_as("append", bodies, end).await;
+    let late = flow.late(-1).await.unwrap();
+    assert_eq!(late.len(), 1);
+    assert_eq!((late[0].version, late[0].latest, late[0].agent.agency.to_string()), (1, 2, own.clone()));
+    assert!(flow.late(3_600_000).await.unwrap().is_empty(), "not yet");
+    let cancel = |agency: String| {
+        let peer = lingqu_gateway::gate::Peer {
+            agent: format!("{agency}/a").parse().unwrap(),
+            address: "127.0.0.1".parse().unwrap(),
+        };
+        let (flow, id) = (Arc::clone(&flow), late[0].id.to_string());
+        async move { flow.cancel(&peer, &id).await }
+    };
+    assert!(cancel(PROVIDER.to_owned()).await.is_err(), "another's does not exist");
+    cancel(own).await.unwrap();
+    assert!(flow.late(-1).await.unwrap().is_empty());
+}
