@@ -3,7 +3,6 @@
 //! messages, one for each run of a region; from there a slice is exactly the bytes of its own rows.
 
 use super::error::LakeError;
-use super::reader::TableReader;
 use super::regions::Placed;
 use super::scrub::scrub_batch;
 use super::store::Lake;
@@ -160,17 +159,6 @@ impl Splitter {
         self.split.lake.put_new(&object, std::mem::take(&mut self.pending)).await?;
         self.split.blocks.push(Block::Disk(object));
         self.pending_bytes = 0;
-        Ok(())
-    }
-
-    /// Takes up all that a reader gives.
-    ///
-    /// # Errors
-    /// The reader's, and those of [`add`](Self::add).
-    pub async fn read(&mut self, mut reader: TableReader) -> Result<(), LakeError> {
-        while let Some(batch) = reader.next().await? {
-            self.add(&batch).await?;
-        }
         Ok(())
     }
 

@@ -205,7 +205,7 @@ impl Following {
         let hashes = digest.update(&plain).unwrap().to_vec();
         let ops = batch.column_by_name(OP_COLUMN).map(|column| column.as_string::<i32>());
         assert_eq!(ops.is_some(), mode == "changes");
-        for row in 0..batch.num_rows() {
+        for (row, hash) in hashes.iter().enumerate() {
             let text: Vec<String> = plain
                 .columns()
                 .iter()
@@ -216,7 +216,7 @@ impl Following {
                 .collect();
             let text = text.join("|");
             let mut one = RowsSum::default();
-            one.add_row(hashes[row]);
+            one.add_row(*hash);
             if ops.is_some_and(|ops| ops.value(row) == "delete") {
                 self.sum.take(&one);
                 let count = self.state.get_mut(&text).expect("a row that is there goes");

@@ -37,7 +37,7 @@ async fn slice(split: &Split, own: &str, aim: usize) -> Vec<i64> {
     let (mut cursor, mut found) = (Cursor::default(), Vec::new());
     while let Some(batch) = split.next(&picked, &mut cursor, &[2], aim).await.unwrap() {
         let column = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
-        assert!(column.len() > 0);
+        assert!(!column.is_empty());
         found.extend(column.values());
     }
     assert_eq!(found.len() as u64, picked.rows);
