@@ -21,8 +21,8 @@ use crate::machine::Machine;
 use crate::output::Output;
 use crate::records::Kind;
 use args::{
-    ApplicationCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand, OfficerCommand, ReceiptCommand,
-    StandingOrderCommand,
+    ApplicationCommand, BackflowListCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand, OfficerCommand,
+    ReceiptCommand, StandingOrderCommand,
 };
 use lingqu_certs::os;
 use lingqu_certs::profile::Profile;
@@ -152,6 +152,10 @@ pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
         Command::StandingOrder(StandingOrderCommand::Show(args)) => {
             look::show(app, Kind::StandingOrder, &args.id).await?;
         }
+        Command::BackflowList(BackflowListCommand::Publish(args)) => acts::publish_list(app, &args).await?,
+        Command::BackflowList(BackflowListCommand::Revoke(args)) => acts::revoke_list(app, &args).await?,
+        Command::BackflowList(BackflowListCommand::List) => look::list(app, Kind::BackflowList).await?,
+        Command::BackflowList(BackflowListCommand::Show(args)) => look::show(app, Kind::BackflowList, &args.id).await?,
         Command::Sign(args) => paper::sign(app, &args)?,
         Command::Send(args) => paper::send(app, &args).await?,
         Command::Verify(args) => paper::verify(app, &args)?,

@@ -4,8 +4,8 @@ use crate::error::AgentError;
 use crate::machine::Machine;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, Body, Document, EntryBody, FindingActBody, GrantActBody, OrderWithdrawalBody,
-    ReviewBody, Signer, StandingOrderBody,
+    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, Document, EntryBody,
+    FindingActBody, GrantActBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
 };
 use lingqu_protocol::ids::{DocumentId, GatewayId};
 use serde_json::{Value, json};
@@ -58,7 +58,7 @@ type Reader = fn(&str, &[u8]) -> Option<Summary>;
 
 /// Reads a payload without checking any signature; `None` where it is no document that an officer signs.
 pub fn summary(payload_type: &str, payload: &[u8]) -> Option<Summary> {
-    let readers: [Reader; 8] = [
+    let readers: [Reader; 10] = [
         |t, p| read::<EntryBody>(t, p, |b| json!({"id": b.entry})),
         |t, p| read::<ReviewBody>(t, p, |b| json!({"id": b.entry})),
         |t, p| read::<ApplicationBody>(t, p, |b| json!({"id": b.application})),
@@ -72,6 +72,8 @@ pub fn summary(payload_type: &str, payload: &[u8]) -> Option<Summary> {
         |t, p| read::<StandingOrderBody>(t, p, |b| json!({"id": b.order})),
         |t, p| read::<OrderWithdrawalBody>(t, p, |b| json!({"id": b.order})),
         |t, p| read::<FindingActBody>(t, p, |b| json!({"id": b.finding})),
+        |t, p| read::<BackflowListBody>(t, p, |b| json!({"id": b.list})),
+        |t, p| read::<BackflowRevocationBody>(t, p, |b| json!({"id": b.list})),
     ];
     readers.into_iter().find_map(|reader| reader(payload_type, payload))
 }

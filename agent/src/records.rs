@@ -28,6 +28,8 @@ pub enum Kind {
     Finding,
     /// Standing orders of this agency.
     StandingOrder,
+    /// Published lists of what flows back to whom.
+    BackflowList,
     /// What waits for this agency.
     Inbox,
     /// This agent, as the gateway knows it.
@@ -47,6 +49,7 @@ impl Kind {
             Self::Grant => "grant",
             Self::Finding => "finding",
             Self::StandingOrder => "standing-order",
+            Self::BackflowList => "backflow-list",
             Self::Inbox => "inbox",
             Self::Status => "status",
             Self::Version => "version",

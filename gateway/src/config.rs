@@ -36,6 +36,11 @@ versions_keep = 0
 # Days that a version is kept after a later one followed it; 0 for ever. With both, what either lets go goes.
 versions_days = 0
 
+[backflow]
+# Hours that a version may take from its commit to a subscriber's disk; what takes longer is a finding (article 39). A nightly
+# job has a day. 0 looks for nothing.
+late_hours = 26
+
 [log]
 # "text" for people, "json" for collectors. Logs go to standard error.
 format = "text"
@@ -58,6 +63,8 @@ pub struct Config {
     pub gateway_days: u32,
     /// Which versions are kept.
     pub retention: Retention,
+    /// Hours after which a version that is not durable at a subscriber is late; 0 for never.
+    pub backflow_late_hours: u32,
     /// How logs are written.
     pub log_format: LogFormat,
     /// What is logged.
@@ -112,7 +119,8 @@ impl Config {
     /// # Errors
     /// What is wrong with it, and where.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let Raw { network, certificates, lake, log, misuse } = toml::from_str(text).map_err(|e| e.to_string())?;
+        let Raw { network, certificates, lake, backflow, log, misuse } =
+            toml::from_str(text).map_err(|e| e.to_string())?;
         check_address(&network.address)?;
         misuse.check()?;
         for (key, days) in [("agent_days", certificates.agent_days), ("gateway_days", certificates.gateway_days)] {
@@ -127,6 +135,7 @@ impl Config {
             agent_days: certificates.agent_days,
             gateway_days: certificates.gateway_days,
             retention: Retention { versions: lake.versions_keep, days: lake.versions_days },
+            backflow_late_hours: backflow.late_hours,
             log_format: log.format,
             log_filter: log.filter,
             misuse,
@@ -150,6 +159,7 @@ struct Raw {
     network: Network,
     certificates: Certificates,
     lake: Lake,
+    backflow: Backflow,
     log: Log,
     misuse: Thresholds,
 }
@@ -159,6 +169,18 @@ struct Raw {
 struct Lake {
     versions_keep: u64,
     versions_days: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Backflow {
+    late_hours: u32,
+}
+
+impl Default for Backflow {
+    fn default() -> Self {
+        Self { late_hours: 26 }
+    }
 }
 
 #[derive(Deserialize)]

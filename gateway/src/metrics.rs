@@ -1,6 +1,7 @@
 //! Every metric's name, unit and labels. Label values come from fixed lists: no peer can make new series.
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Bytes that came in and are durable.
@@ -41,6 +42,18 @@ pub const HISTORIES_EVICTED: &str = "lingqu_histories_evicted_total";
 /// 1 for the reason why the gate is closed, by `reason`; 0 for the others.
 pub const GATE_CLOSED: &str = "lingqu_gate_closed";
 
+/// Rows of versions that were decoded to be split by region.
+pub const BACKFLOW_DECODED_ROWS: &str = "lingqu_backflow_decoded_rows_total";
+/// Seconds from the commit of a version to its being durable at a subscriber.
+pub const BACKFLOW_DURABLE_SECONDS: &str = "lingqu_backflow_durable_seconds";
+/// Subscriptions that stand.
+pub const SUBSCRIPTIONS: &str = "lingqu_subscriptions";
+/// Subscriptions that lack a version that was committed longer ago than they may take.
+pub const SUBSCRIPTIONS_LATE: &str = "lingqu_subscriptions_late";
+
+/// Subscriptions that stand now.
+static STANDING: AtomicUsize = AtomicUsize::new(0);
+
 /// Describes every metric to the recorder.
 pub fn describe() {
     describe_counter!(RECEIVED_BYTES, Unit::Bytes, "bytes that came in and are durable");
@@ -60,6 +73,10 @@ pub fn describe() {
     describe_gauge!(FINDINGS_OPEN, Unit::Count, "findings that wait for somebody");
     describe_counter!(HISTORIES_EVICTED, Unit::Count, "agents whose history was forgotten for others");
     describe_gauge!(GATE_CLOSED, Unit::Count, "1 for the reason why the gate is closed");
+    describe_counter!(BACKFLOW_DECODED_ROWS, Unit::Count, "rows that were decoded to be split by region");
+    describe_histogram!(BACKFLOW_DURABLE_SECONDS, Unit::Seconds, "from a version's commit to durable at a subscriber");
+    describe_gauge!(SUBSCRIPTIONS, Unit::Count, "subscriptions that stand");
+    describe_gauge!(SUBSCRIPTIONS_LATE, Unit::Count, "subscriptions that lack a version for longer than they may");
     describe_histogram!(CHECK_SECONDS, Unit::Seconds, "the gateway's check of policy, ledger and clock");
 }
 
@@ -128,6 +145,42 @@ pub fn finding(rule: &'static str, action: &'static str) {
 pub fn misuse(open: usize, evicted: u64) {
     gauge!(FINDINGS_OPEN).set(open as f64);
     counter!(HISTORIES_EVICTED).absolute(evicted);
+}
+
+/// Counts rows that were decoded to be split by region.
+pub fn backflow_decoded(rows: u64) {
+    counter!(BACKFLOW_DECODED_ROWS).increment(rows);
+}
+
+/// Says how long a version took from its commit to a subscriber's disk.
+pub fn backflow_durable(took: Duration) {
+    histogram!(BACKFLOW_DURABLE_SECONDS).record(took.as_secs_f64());
+}
+
+/// Says how many subscriptions lack a version for longer than they may.
+pub fn backflow_late(count: usize) {
+    gauge!(SUBSCRIPTIONS_LATE).set(count as f64);
+}
+
+/// A subscription that stands, until it is dropped.
+#[derive(Debug)]
+pub struct Subscribed(());
+
+/// Counts a subscription that stands.
+pub fn subscribed() -> Subscribed {
+    gauge!(SUBSCRIPTIONS).set((STANDING.fetch_add(1, Ordering::Relaxed) + 1) as f64);
+    Subscribed(())
+}
+
+impl Drop for Subscribed {
+    fn drop(&mut self) {
+        gauge!(SUBSCRIPTIONS).set(STANDING.fetch_sub(1, Ordering::Relaxed).saturating_sub(1) as f64);
+    }
+}
+
+/// Subscriptions that stand now.
+pub fn subscriptions() -> usize {
+    STANDING.load(Ordering::Relaxed)
 }
 
 /// Says why the gate is closed, of the reasons that there are.

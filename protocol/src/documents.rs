@@ -5,7 +5,7 @@
 //! the digest of the document it follows, and expires.
 
 use crate::digest::Digest;
-use crate::ids::{ApplicationId, DocumentId, EntryId, FindingId, GatewayId, GrantId, OrderId};
+use crate::ids::{ApplicationId, DocumentId, EntryId, FindingId, GatewayId, GrantId, ListId, OrderId};
 use crate::misuse::{Action, Rule};
 use chrono::NaiveDate;
 use serde::{Deserialize, Serialize};
@@ -254,6 +254,28 @@ pub enum FindingAct {
     Lift,
 }
 
+/// 回流清单: the authority publishes what flows back to whom (article 24).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackflowListBody {
+    /// The list, made by the drafter.
+    pub list: ListId,
+    /// The authority.
+    pub agency: String,
+    /// The list's file, verbatim: see [`crate::backflow::BackflowList`].
+    pub toml: String,
+}
+
+/// A published list is taken back; what follows from it ends at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackflowRevocationBody {
+    /// The list.
+    pub list: ListId,
+    /// Why.
+    pub reason: String,
+}
+
 /// The root names an officer and the key it made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -318,6 +340,8 @@ bodies! {
     StandingOrderBody, "standing-order", Signer::Officer(&[OfficerRole::OfficeHead]);
     OrderWithdrawalBody, "order-withdrawal", Signer::Officer(&[OfficerRole::OfficeHead]);
     FindingActBody, "finding-act", Signer::Officer(&[OfficerRole::OfficeHead]);
+    BackflowListBody, "backflow-list", Signer::Officer(&[OfficerRole::OfficeHead, OfficerRole::AgencyHead]);
+    BackflowRevocationBody, "backflow-revocation", Signer::Officer(&[OfficerRole::OfficeHead, OfficerRole::AgencyHead]);
     OfficerBody, "officer", Signer::Root;
     AgencyBody, "agency", Signer::Root;
     GatewayBody, "gateway", Signer::Root;

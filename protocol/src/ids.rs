@@ -115,6 +115,8 @@ identifier!(/// What a rule found (疑似问题线索).
     FindingId, "finding", "a finding");
 identifier!(/// A standing order under which rules may cut.
     OrderId, "order", "a standing order");
+identifier!(/// A published list of what flows back to whom (回流清单).
+    ListId, "list", "a backflow list");
 identifier!(/// A gateway; every signed document is bound to one.
     GatewayId, "gateway", "a gateway");
 

@@ -6,6 +6,7 @@
 //! Non-goals: this crate does no IO, starts no task and reads no clock.
 
 pub mod agency;
+pub mod backflow;
 pub mod changes;
 pub mod checkpoint;
 pub mod close;

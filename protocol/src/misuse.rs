@@ -60,6 +60,8 @@ rules! {
     Enumeration = "enumeration", "25, 35", "a sweep over keys or regions", "按主键或区划逐一遍历";
     /// Grants of one requester that together join what none gives alone.
     Joining = "joining", "25", "grants that together join personal data", "多项共享权限可关联出个人信息";
+    /// A version that flows back and is not durable at its receiver in time.
+    BackflowLate = "backflow_late", "24, 39(5)", "a version that flows back was not received in time", "回流数据未及时落地";
 }
 
 /// What may follow from a suspicion, the mildest first.

@@ -4,6 +4,8 @@
 
 #[path = "all/audit.rs"]
 mod audit;
+#[path = "all/backflow.rs"]
+mod backflow;
 #[path = "all/changes.rs"]
 mod changes;
 #[path = "all/cuts.rs"]

@@ -1,19 +1,20 @@
 //! Acts: entries, applications, answers, and what is done to grants.
 
 use super::args::{
-    AnswerArgs, ApplyArgs, FindingArgs, GrantActArgs, OrderArgs, RectifyArgs, ReviewArgs, SubmitArgs, SuspendArgs,
-    WithdrawArgs,
+    AnswerArgs, ApplyArgs, FindingArgs, GrantActArgs, OrderArgs, PublishListArgs, RectifyArgs, ReviewArgs,
+    RevokeListArgs, SubmitArgs, SuspendArgs, WithdrawArgs,
 };
 use super::{App, paper, read_text};
 use crate::error::{AgentError, Told};
 use crate::records::{self, Kind};
+use lingqu_protocol::backflow::BackflowList;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, EntryBody, FindingAct, FindingActBody, GrantAct, GrantActBody,
-    OrderWithdrawalBody, Review, ReviewBody, StandingOrderBody,
+    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, EntryBody, FindingAct,
+    FindingActBody, GrantAct, GrantActBody, OrderWithdrawalBody, Review, ReviewBody, StandingOrderBody,
 };
 use lingqu_protocol::entry::EntrySpec;
-use lingqu_protocol::ids::{ApplicationId, EntryId, GrantId, OrderId};
+use lingqu_protocol::ids::{ApplicationId, EntryId, GrantId, ListId, OrderId};
 use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
 use lingqu_protocol::spec::{SPEC_BYTES_MAX, SpecError};
 use serde_json::Value;
@@ -113,6 +114,21 @@ pub(super) async fn issue_order(app: &App, args: &OrderArgs) -> Result<(), Agent
 pub(super) async fn withdraw_order(app: &App, args: &WithdrawArgs) -> Result<(), AgentError> {
     let (order, follows) = stands(app, Kind::StandingOrder, &args.id.to_string()).await?;
     let body = OrderWithdrawalBody { order, reason: args.reason.clone() };
+    paper::act(app, &args.sign, Some(follows), body).await
+}
+
+/// `backflow-list publish`.
+pub(super) async fn publish_list(app: &App, args: &PublishListArgs) -> Result<(), AgentError> {
+    let toml = spec(&args.file, |toml| BackflowList::parse(toml).map(|_| ()))?;
+    let list = ListId::random(app.machine.entropy.as_ref()).map_err(|e| AgentError::entropy(&e))?;
+    let agency = app.profile()?.settings().agent.agency.to_string();
+    paper::act(app, &args.sign, None, BackflowListBody { list, agency, toml }).await
+}
+
+/// `backflow-list revoke`.
+pub(super) async fn revoke_list(app: &App, args: &RevokeListArgs) -> Result<(), AgentError> {
+    let (list, follows) = stands(app, Kind::BackflowList, &args.id.to_string()).await?;
+    let body = BackflowRevocationBody { list, reason: args.reason.clone() };
     paper::act(app, &args.sign, Some(follows), body).await
 }
 

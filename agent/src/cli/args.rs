@@ -79,6 +79,9 @@ pub enum Command {
     /// Orders under which rules may cut. (常设授权)
     #[command(subcommand)]
     StandingOrder(StandingOrderCommand),
+    /// What flows back to whom, as the authority published it. (回流清单)
+    #[command(subcommand)]
+    BackflowList(BackflowListCommand),
     /// Sign what `--prepare` wrote, with no connection. (签署)
     Sign(SignFileArgs),
     /// Hand in a signed document. (提交)

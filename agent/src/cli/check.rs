@@ -7,8 +7,8 @@ use lingqu_certs::document::{DocumentError, open};
 use lingqu_certs::key::PublicKey;
 use lingqu_certs::root::open_as_root;
 use lingqu_protocol::documents::{
-    AgencyBody, AnswerBody, ApplicationBody, Body, Document, EntryBody, FindingActBody, GatewayBody, GrantActBody,
-    OfficerBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
+    AgencyBody, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, Document, EntryBody,
+    FindingActBody, GatewayBody, GrantActBody, OfficerBody, OrderWithdrawalBody, ReviewBody, Signer, StandingOrderBody,
 };
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
@@ -50,7 +50,7 @@ pub(super) fn verified(
     }
     let key: PublicKey = officer.key.parse()?;
     let gateway = expected.unwrap_or(summary.gateway);
-    let readers: [OfficerReader; 8] = [
+    let readers: [OfficerReader; 10] = [
         as_officer::<EntryBody>,
         as_officer::<ReviewBody>,
         as_officer::<ApplicationBody>,
@@ -59,6 +59,8 @@ pub(super) fn verified(
         as_officer::<StandingOrderBody>,
         as_officer::<OrderWithdrawalBody>,
         as_officer::<FindingActBody>,
+        as_officer::<BackflowListBody>,
+        as_officer::<BackflowRevocationBody>,
     ];
     for reader in readers {
         if reader(envelope, gateway, key)? {

@@ -40,6 +40,14 @@ const fn columns(kind: Kind) -> &'static [Column] {
             ("strongest", "strongest", "最强处置"),
             ("until", "until", "截止"),
         ],
+        Kind::BackflowList => &[
+            ID,
+            STATUS,
+            NAME,
+            ("issuer", "by", "公布部门"),
+            ("rows_count", "rows", "条数"),
+            ("published_at", "since", "时间"),
+        ],
         Kind::Inbox => &[ID, ("act", "to do", "待办"), STATUS, NAME, ENTRY, REQUESTER],
         Kind::Status => &[ID, STATUS],
         Kind::Version => &[

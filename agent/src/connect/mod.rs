@@ -228,6 +228,12 @@ pub fn unexpected(expected: &'static str, reply: &reply::Reply) -> AgentError {
         reply::Reply::Receipt(_) => "a receipt",
         reply::Reply::Done(_) => "the end",
         reply::Reply::Answer(_) => "an answer",
+        reply::Reply::FollowReady(_) => "leave to follow",
+        reply::Reply::Slice(_) => "a version",
+        reply::Reply::SliceEnd(_) => "the end of a version",
+        reply::Reply::SliceTaken(_) => "that a version was taken",
+        reply::Reply::CaughtUp(_) => "that there is no more",
+        reply::Reply::Alive(_) => "a sign of life",
     };
     SessionError::Unexpected { expected, got }.into()
 }

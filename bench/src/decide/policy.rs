@@ -109,6 +109,7 @@ impl Population {
                 name,
                 region,
                 level: RegionLevel::Province,
+                duties: [].into(),
                 authority: false,
             }));
         }

@@ -5,6 +5,7 @@ pub mod failpoint;
 mod heartbeat;
 mod housekeeping;
 mod http;
+mod lateness;
 mod secret;
 
 use crate::admin::{ControlSocket, Desk, Failure, Running, ServerError};
@@ -193,6 +194,9 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         failpoint: failpoint::pass,
     }));
 
+    if let Err(error) = crate::lake::split::clear(flow.lake()).await {
+        tracing::warn!(%error, "what an earlier process kept beside the lake could not be removed");
+    }
     registry.load().await?;
     registry.record_cuts().await?;
     restore_used(&gate, state.as_ref()).await?;
@@ -235,6 +239,8 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
     tokio::spawn(renew(dir.to_owned(), Arc::clone(&identity), Arc::clone(&clock), Arc::clone(&entropy)));
 
     tokio::spawn(housekeeping::run(Arc::clone(&flow), folder.config.retention, Arc::clone(&clock)));
+    let hours = folder.config.backflow_late_hours;
+    tokio::spawn(lateness::run(Arc::clone(&flow), Arc::clone(&registry), hours));
     let ending = Arc::clone(&flow);
     let services = Arc::new(Services {
         gate: Arc::clone(&gate),

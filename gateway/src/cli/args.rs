@@ -408,6 +408,9 @@ pub(super) struct Selector {
     /// One grant
     #[arg(long, value_name = "ID")]
     pub(super) grant: Option<String>,
+    /// What flows back under one published list 回流清单
+    #[arg(long, value_name = "ID")]
+    pub(super) list: Option<String>,
     /// Everything
     #[arg(long)]
     pub(super) all: bool,

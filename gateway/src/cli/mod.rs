@@ -246,11 +246,12 @@ async fn say(dir: &Path, said: &Said, act: FindingAct, output: &Output) -> Resul
 
 fn selected(selection: &Selection) -> (String, String) {
     let of = &selection.what;
-    let selector = match (&of.agency, &of.agent, &of.entry, &of.grant) {
+    let selector = match (&of.agency, &of.agent, &of.entry, &of.grant, &of.list) {
         (Some(code), ..) => format!("agency:{code}"),
         (_, Some(agent), ..) => format!("agent:{agent}"),
-        (_, _, Some(entry), _) => format!("entry:{entry}"),
-        (.., Some(grant)) => format!("grant:{grant}"),
+        (_, _, Some(entry), ..) => format!("entry:{entry}"),
+        (.., Some(grant), _) => format!("grant:{grant}"),
+        (.., Some(list)) => format!("list:{list}"),
         // The arguments take exactly one, so this is --all.
         _ => "all".into(),
     };

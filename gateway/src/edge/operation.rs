@@ -72,7 +72,7 @@ impl Caller {
     }
 }
 
-/// Whether a request moves bulk data.
+/// Whether a request moves bulk data all the time. A subscription does so now and then, and takes its share of memory then.
 pub const fn moves_data(ask: &Ask) -> bool {
     matches!(ask, Ask::PushFiles(_) | Ask::PushBatch(_) | Ask::Pull(_) | Ask::MatchKeys(_))
 }
@@ -85,6 +85,7 @@ pub fn subject(ask: &Ask) -> Option<(&str, &str)> {
         Ask::Pull(ask) => Some((&ask.transfer, &ask.target)),
         Ask::MatchKeys(ask) => Some((&ask.transfer, &ask.target)),
         Ask::Query(ask) => Some(("", &ask.target)),
+        Ask::Follow(ask) => Some((&ask.subscription, &ask.entry)),
         Ask::Cancel(ask) => Some((&ask.transfer, "")),
         Ask::Narrow(ask) => Some(("", &ask.grant)),
         Ask::Join(_) | Ask::Renew(_) | Ask::Document(_) | Ask::Read(_) => None,
@@ -105,6 +106,7 @@ pub const fn name(ask: &Ask) -> &'static str {
         Ask::Cancel(_) => "cancel",
         Ask::Query(_) => "query",
         Ask::MatchKeys(_) => "match",
+        Ask::Follow(_) => "follow",
     }
 }
 
@@ -123,7 +125,7 @@ mod tests {
             Caller::Invited { key: [0; 32], address },
             Caller::Expired { peer, key, address },
         ];
-        let table: [(Ask, [bool; 3]); 11] = [
+        let table: [(Ask, [bool; 3]); 12] = [
             (Ask::Join(Default::default()), [false, true, false]),
             (Ask::Renew(Default::default()), [true, false, true]),
             (Ask::Document(Default::default()), [true, false, false]),
@@ -135,6 +137,7 @@ mod tests {
             (Ask::Cancel(Default::default()), [true, false, false]),
             (Ask::Query(Default::default()), [true, false, false]),
             (Ask::MatchKeys(Default::default()), [true, false, false]),
+            (Ask::Follow(Default::default()), [true, false, false]),
         ];
         for (ask, allowed) in &table {
             let got: Vec<bool> = callers.iter().map(|c| c.may(ask)).collect();

@@ -6,7 +6,7 @@ use super::operation::{self, Caller};
 use super::watching::{self, Asked};
 use super::windows::Windows;
 use crate::flow::{self, Flow, FlowError, Router, Wires};
-use crate::gate::{self, Denied, Gate, Peer, Target};
+use crate::gate::{self, Denied, FollowAsk, Gate, Peer, Target};
 use crate::metrics;
 use crate::misuse::Observer;
 
@@ -343,6 +343,8 @@ async fn perform_for_agent<C: Channel>(
         Ask::Read(read) => {
             let records: Records = match read.kind.as_str() {
                 "transfer" => flow.transfers(peer, &read.id, &read.after).await?,
+                "subscription" => flow.subscriptions(peer, &read.id, &read.after).await?,
+                "reconcile" => reconcile(services, peer, &read).await?,
                 "version" | "version_region" => versions(services, peer, &read).await?,
                 kind => {
                     let mut page = registry.read(&peer.agent, kind, &read.id, &read.after).await?;
@@ -367,6 +369,13 @@ async fn perform_for_agent<C: Channel>(
             let permit = gate.push(peer, &ask.entry)?;
             let _watched = watching::push(observer, from, asked, &permit);
             flow::push_batch(flow, permit, peer, ask, wires).await
+        }
+        Ask::Follow(ask) => {
+            let wanted = FollowAsk { entry: ask.entry.clone(), columns: ask.columns.clone() };
+            let permit = gate.follow(peer, wanted)?;
+            watching::follow(observer, from, asked, &permit);
+            let share = |channel: &C| services.windows.take(from.1, channel);
+            flow::follow(flow, permit, peer, ask, share, wires).await
         }
         Ask::Pull(ask) => {
             let wanted = wanted(&ask)?;
@@ -420,6 +429,19 @@ fn by_key(target: &str, columns: &[String], purpose: &str) -> gate::Ask {
         region: None,
         purpose: (!purpose.is_empty()).then(|| purpose.to_owned()),
     }
+}
+
+/// What the gateway has of an agency's own slice of a version (id or code, `@`, number; without one the latest).
+async fn reconcile(services: &Services, peer: &Peer, read: &wire::Read) -> Result<Records, FlowError> {
+    let (entry, number) = match read.id.rsplit_once('@') {
+        Some((entry, number)) => {
+            let number = number.parse().map_err(|_| FlowError::NotFound { what: "version" })?;
+            (entry, number)
+        }
+        None => (read.id.as_str(), 0),
+    };
+    let permit = services.gate.follow(peer, FollowAsk { entry: entry.to_owned(), columns: Vec::new() })?;
+    services.flow.reconcile(permit.allowed(), number, &read.after).await
 }
 
 /// What a pull asks for, as the gate judges it.

@@ -44,6 +44,10 @@ impl Asked {
             }
             Ask::PushFiles(push) => (print.of([operation, &push.entry]), push.entry.as_str()),
             Ask::PushBatch(push) => (print.of([operation, &push.entry]), push.entry.as_str()),
+            Ask::Follow(follow) => {
+                let parts = [operation, &follow.entry].into_iter();
+                (print.of(parts.chain(follow.columns.iter().map(String::as_str))), follow.entry.as_str())
+            }
             Ask::Read(read) => (print.of([operation, &read.kind, &read.id]), ""),
             Ask::Narrow(narrow) => (print.of([operation, &narrow.grant]), narrow.grant.as_str()),
             Ask::Join(_) | Ask::Renew(_) | Ask::Document(_) | Ask::Cancel(_) => (print.of([operation]), ""),
@@ -118,6 +122,11 @@ pub(super) fn service<'a>(
     let print = observer.fingerprint();
     let question = Question { shape: print.of([asked.operation].into_iter().chain(names)), value: print.of(values) };
     observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max, Some(question))
+}
+
+/// Notes a subscription that was permitted. What it gets is its own region's, so there is no volume to watch.
+pub(super) fn follow(observer: &Arc<Observer>, (peer, connection): (&Peer, u64), asked: &Asked, permit: &impl Permit) {
+    observer.answered(peer, connection, asked.given(None, permit.entry().id));
 }
 
 /// Watches a push that was permitted, until what this returns is dropped.

@@ -218,6 +218,7 @@ impl Flow {
                 bytes_root: root(&done.delivered)?,
                 rows_digest: done.delivered.rows_digest,
                 committed_at: self.now().0,
+                follows,
                 sources: sources.clone(),
                 retired_at: None,
             };
@@ -235,7 +236,12 @@ impl Flow {
             ];
             match self.finish(permit, &done, number, None, writes).await {
                 Err(FlowError::State(StateError::Conflict { kind: Kind::Setting | Kind::Version, .. })) => {}
-                outcome => return outcome,
+                outcome => {
+                    if outcome.is_ok() {
+                        self.steps().announce(entry.id, number);
+                    }
+                    return outcome;
+                }
             }
         }
         Err(FlowError::Busy)

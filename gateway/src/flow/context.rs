@@ -6,6 +6,7 @@ use super::opened::OpenVersions;
 use super::pseudonym::PseudonymSecret;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
 use super::retention::Reading;
+use super::steps::Steps;
 use crate::gate::Peer;
 use crate::lake::lookup::Lookup;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
@@ -100,6 +101,7 @@ pub struct Flow {
     matches: Arc<Semaphore>,
     answers: Semaphore,
     reading: Reading,
+    steps: Steps,
     claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
     /// Held by the session that works on what a transfer left in the lake.
     alone: Mutex<HashMap<TransferId, Weak<tokio::sync::Mutex<()>>>>,
@@ -141,6 +143,7 @@ impl Flow {
             quality_memory: Arc::new(Semaphore::new(1)),
             chunk_cache,
             reading: Reading::default(),
+            steps: Steps::default(),
             claims: Arc::default(),
             alone: Mutex::default(),
             denials: Mutex::new(Denials::default()),
@@ -311,7 +314,9 @@ impl Flow {
     pub async fn cancel(&self, peer: &Peer, id: &str) -> Result<(), FlowError> {
         let missing = || FlowError::NotFound { what: "transfer" };
         let transfer: TransferId = id.parse().map_err(|_| missing())?;
-        let record = self.state().get(Kind::Transfer, id).await?.ok_or_else(missing)?;
+        let Some(record) = self.state().get(Kind::Transfer, id).await? else {
+            return self.forget_subscription(peer, transfer).await;
+        };
         let row: TransferRow = read(&record)?;
         if !row.is_of(&peer.agent) {
             return Err(missing());
@@ -455,6 +460,11 @@ impl Flow {
     /// Leave to answer a file of keys.
     pub(super) async fn match_turn(&self) -> Result<OwnedSemaphorePermit, FlowError> {
         share(&self.matches).await
+    }
+
+    /// Steps between versions, for those who follow.
+    pub const fn steps(&self) -> &Steps {
+        &self.steps
     }
 
     /// Which versions are being read.

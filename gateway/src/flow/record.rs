@@ -103,6 +103,9 @@ pub struct VersionRow {
     pub rows_digest: Option<Digest>,
     /// Milliseconds since 1970 UTC.
     pub committed_at: i64,
+    /// The version that its push went on from, where it was no full one.
+    #[serde(default)]
+    pub follows: Option<u64>,
     /// The transfers under whose ids its parts lie, where it is of rows: its own, and those that it goes on from.
     #[serde(default)]
     pub sources: Vec<TransferId>,

@@ -145,7 +145,7 @@ pub fn admit<'a>(snapshot: &'a Snapshot, peer: &Peer) -> Result<&'a AgencyView, 
 }
 
 /// [`admit`] without the agency: what every pull is judged by first.
-fn may_speak(snapshot: &Snapshot, peer: &Peer) -> Result<(), Denied> {
+pub(super) fn may_speak(snapshot: &Snapshot, peer: &Peer) -> Result<(), Denied> {
     // Who is an agent is an agent of an agency that the root named: the registry takes no other.
     let agent = snapshot.agent(&peer.agent).ok_or(Denied::UnknownAgent)?;
     if let Some(reason) = &agent.blocked {
@@ -155,7 +155,7 @@ fn may_speak(snapshot: &Snapshot, peer: &Peer) -> Result<(), Denied> {
         Selector::All => true,
         Selector::Agency(code) => *code == peer.agent.agency,
         Selector::Agent(agent) => *agent == peer.agent,
-        Selector::Entry(_) | Selector::Grant(_) => false,
+        Selector::Entry(_) | Selector::Grant(_) | Selector::List(_) => false,
     })
 }
 
@@ -393,7 +393,7 @@ fn rows(grant: &Grant, entry: &EntryView, ask: &Ask) -> Result<Option<TypedRows>
         .map_err(|e| Denied::BadPredicate { why: e.to_string() })
 }
 
-fn stopped(snapshot: &Snapshot, concerns: impl Fn(&Selector) -> bool) -> Result<(), Denied> {
+pub(super) fn stopped(snapshot: &Snapshot, concerns: impl Fn(&Selector) -> bool) -> Result<(), Denied> {
     match snapshot.stops().iter().find(|stop| concerns(&stop.selector)) {
         None => Ok(()),
         Some(stop) => Err(Denied::Stopped { reason: stop.reason.clone(), since: stop.since }),

@@ -6,7 +6,7 @@ use lingqu_protocol::agency::AgentName;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::entry::{ItemType, SharingMethod};
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::GrantId;
+use lingqu_protocol::ids::{GrantId, ListId};
 use lingqu_protocol::scope::Transform;
 use lingqu_protocol::wire::Fault;
 use std::net::IpAddr;
@@ -42,6 +42,22 @@ pub enum Denied {
     GrantNotFound,
     /// The peer's agency has no grant for the entry.
     NoGrant,
+    /// No published list names the peer's agency for the entry.
+    NoEntitlement,
+    /// The published list that named it was revoked.
+    ListRevoked {
+        /// Which.
+        list: ListId,
+        /// Why.
+        reason: String,
+        /// Since when.
+        since: Timestamp,
+    },
+    /// What a subscription goes on from is not there any more, or is another slice.
+    StartAnew {
+        /// Why.
+        why: &'static str,
+    },
     /// The entry was named and several grants are in force.
     SeveralGrants {
         /// Which.
@@ -162,9 +178,11 @@ impl Denied {
     /// The close code.
     pub const fn code(&self) -> CloseCode {
         match self {
-            Self::Blocked { .. } | Self::Stopped { .. } | Self::Suspended { .. } | Self::Terminated { .. } => {
-                CloseCode::Suspended
-            }
+            Self::Blocked { .. }
+            | Self::Stopped { .. }
+            | Self::Suspended { .. }
+            | Self::Terminated { .. }
+            | Self::ListRevoked { .. } => CloseCode::Suspended,
             Self::PeriodEnded { .. } | Self::CertificateExpired => CloseCode::Expired,
             Self::Volume { .. } | Self::Requests { .. } => CloseCode::OverLimit,
             Self::Closed(ClosedWhy::Draining) => CloseCode::Draining,
@@ -186,6 +204,9 @@ impl Denied {
             Self::NotShared => "not_shared",
             Self::GrantNotFound => "grant_not_found",
             Self::NoGrant => "no_grant",
+            Self::NoEntitlement => "no_entitlement",
+            Self::ListRevoked { .. } => "list_revoked",
+            Self::StartAnew { .. } => "start_anew",
             Self::SeveralGrants { .. } => "several_grants",
             Self::Suspended { .. } => "grant_suspended",
             Self::Terminated { .. } => "grant_terminated",
@@ -247,6 +268,18 @@ impl Denied {
             Self::NotShared => ("the entry is not shared (不予共享)".into(), "该目录条目属于不予共享".into()),
             Self::GrantNotFound => ("there is no such grant".into(), "没有该共享权限".into()),
             Self::NoGrant => ("your agency has no grant for this entry".into(), "贵部门没有该条目的共享权限".into()),
+            Self::NoEntitlement => (
+                "no published list names your department for this entry".into(),
+                "已公布的回流清单未列明贵部门可接收该条目".into(),
+            ),
+            Self::ListRevoked { list, reason, since } => (
+                format!("{list} was revoked at {since}: {reason}"),
+                format!("回流清单 {list} 已于 {since} 撤销：{reason}"),
+            ),
+            Self::StartAnew { why } => (
+                format!("this subscription cannot go on from where it is: {why}"),
+                "无法从当前位置继续回流：所需版本已不保留，或本部门的区划、数据项已变更".into(),
+            ),
             Self::SeveralGrants { grants } => {
                 let list = grants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 (
@@ -343,6 +376,13 @@ impl Denied {
             }
             Self::GrantNotFound => ("see: lingqu grant list", "请查看：lingqu grant list"),
             Self::NoGrant => ("apply for it: lingqu apply FILE", "请提出共享申请：lingqu apply FILE"),
+            Self::NoEntitlement | Self::ListRevoked { .. } => (
+                "see: lingqu backflow-list show; ask the authority for data sharing",
+                "请查看 lingqu backflow-list show，并联系政务数据共享主管部门",
+            ),
+            Self::StartAnew { .. } => {
+                ("begin anew: what you have is replaced by the state", "请重新开始：已有数据将被当前全量替换")
+            }
             Self::SeveralGrants { .. } => ("name one of them instead of the entry", "请指明其中一个共享权限"),
             Self::Suspended { .. } => {
                 ("settle it with the provider, who can reinstate the grant", "请与提供部门沟通整改，由其恢复")

@@ -8,7 +8,7 @@ use super::waits::Waits;
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::{EntryId, GrantId};
+use lingqu_protocol::ids::{EntryId, GrantId, ListId};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -44,6 +44,8 @@ impl Cut {
 pub enum Selector {
     /// Those under a grant.
     Grant(GrantId),
+    /// Those of backflow under a published list.
+    List(ListId),
     /// Those of an agent.
     Agent(AgentId),
     /// Those of an agency's agents.
@@ -58,14 +60,18 @@ pub enum Selector {
 #[derive(Clone, Debug)]
 pub(super) struct Tags {
     pub(super) grant: Option<GrantId>,
+    pub(super) list: Option<ListId>,
     pub(super) agent: AgentId,
     pub(super) entry: EntryId,
+    /// Of a subscription that waits for versions: what moves for it has leashes of its own.
+    pub(super) standing: bool,
 }
 
 impl Tags {
     fn matches(&self, selector: &Selector) -> bool {
         match selector {
             Selector::Grant(grant) => self.grant == Some(*grant),
+            Selector::List(list) => self.list == Some(*list),
             Selector::Agent(agent) => self.agent == *agent,
             Selector::Agency(agency) => self.agent.agency == *agency,
             Selector::Entry(entry) => self.entry == *entry,
@@ -97,6 +103,7 @@ struct Inner {
     moved: Moved,
     waits: Waits,
     began: Duration,
+    behind: AtomicU64,
 }
 
 impl std::fmt::Debug for Inner {
@@ -129,6 +136,26 @@ impl Leash {
     /// Whose flow it is.
     pub fn agent(&self) -> &AgentId {
         &self.0.tags.agent
+    }
+
+    /// Under which published list; only backflow has one.
+    pub fn list(&self) -> Option<ListId> {
+        self.0.tags.list
+    }
+
+    /// Versions that a subscription has not made durable yet.
+    pub fn behind(&self) -> u64 {
+        self.0.behind.load(Ordering::Relaxed)
+    }
+
+    /// Says how many they are.
+    pub fn set_behind(&self, versions: u64) {
+        self.0.behind.store(versions, Ordering::Relaxed);
+    }
+
+    /// Whether it is a subscription that waits for versions: what moves for it has leashes of its own.
+    pub fn is_standing(&self) -> bool {
+        self.0.tags.standing
     }
 
     /// Under which grant; a push has none.
@@ -201,10 +228,10 @@ impl Inner {
 }
 
 impl Inner {
-    /// What passed of it: a flow under a grant goes out, another comes in.
+    /// What passed of it: a flow under a grant or a list goes out, another comes in.
     fn passed(&self) -> Passed {
         let bytes = self.moved.bytes();
-        if self.tags.grant.is_some() {
+        if self.tags.grant.is_some() || self.tags.list.is_some() {
             Passed { out_bytes: bytes, ..Passed::default() }
         } else {
             Passed { in_bytes: bytes, ..Passed::default() }
@@ -215,6 +242,10 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(book) = self.book.upgrade() {
+            if self.tags.standing {
+                book.lock().remove(&self.number);
+                return;
+            }
             book.ended.add(&self.tags.agent, self.tags.grant, &Passed { ended: 1, ..self.passed() });
             book.lock().remove(&self.number);
         }
@@ -243,6 +274,7 @@ impl LeashBook {
             moved: Moved::default(),
             waits: Waits::default(),
             began,
+            behind: AtomicU64::new(0),
         });
         self.lock().insert(number, Arc::downgrade(&inner));
         Leash(inner)
@@ -268,7 +300,7 @@ impl LeashBook {
     /// What passed since the start, of flows that ended and of those that run.
     pub(super) fn passed(&self) -> AllPassed {
         let mut all = self.ended.all();
-        for inner in self.held() {
+        for inner in self.held().iter().filter(|inner| !inner.tags.standing) {
             all.add(&inner.tags.agent, inner.tags.grant, &Passed { running: 1, ..inner.passed() });
         }
         all

@@ -6,6 +6,7 @@
 
 pub mod decide;
 pub mod denied;
+pub mod follow;
 pub mod grant;
 pub mod health;
 pub mod leash;
@@ -18,13 +19,16 @@ mod table;
 pub mod waits;
 
 pub use decide::{Ask, Denied, Peer, Target};
+pub use follow::{AllowedFollow, FollowAsk, FollowPermit};
 pub use grant::{Grant, GrantScope};
 pub use health::{ClosedWhy, Now};
 pub use leash::{Cut, Leash, Selector};
 pub use passed::{AllPassed, Passed};
 pub use permit::{Permit, PullPermit, PushPermit};
 pub use quota::{Limits, Quota, Under, Used};
-pub use snapshot::{AgencyView, AgentView, EntryView, GrantStatus, GrantView, Snapshot, StopView, Update};
+pub use snapshot::{
+    AgencyView, AgentView, BackflowView, EntryView, GrantStatus, GrantView, Snapshot, StopView, Update,
+};
 pub use waits::Wait;
 
 use health::Freshness;
@@ -35,6 +39,7 @@ use quota::QuotaBook;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The gate of one gateway.
 pub struct Gate {
@@ -46,6 +51,8 @@ pub struct Gate {
     quotas: QuotaBook,
     freshness: Arc<Freshness>,
     draining: AtomicBool,
+    /// The same, for those who wait for it.
+    drain: watch::Sender<bool>,
     clock: Arc<dyn Clock>,
 }
 
@@ -59,6 +66,7 @@ impl Gate {
             quotas: QuotaBook::default(),
             freshness: Arc::new(Freshness::default()),
             draining: AtomicBool::new(false),
+            drain: watch::Sender::new(false),
             clock,
         }
     }
@@ -127,6 +135,14 @@ impl Gate {
     /// Gives no more permits, and lets what runs go on: the gateway is about to end.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
+        self.drain.send_replace(true);
+    }
+
+    /// Waits until [`drain`](Self::drain) was called.
+    pub async fn drained(&self) {
+        // The sender lives in `self`: the wait ends with what it waits for.
+        let mut drain = self.drain.subscribe();
+        let _drained = drain.wait_for(|drained| *drained).await.is_ok();
     }
 
     /// Why no permits are given now, if so.

@@ -107,9 +107,15 @@ impl Permit for PushPermit {
 }
 
 pub(super) fn tags_of_pull(peer: &Peer, allowed: &AllowedPull) -> Tags {
-    Tags { grant: Some(allowed.grant.id), agent: peer.agent.clone(), entry: allowed.entry.id }
+    Tags {
+        grant: Some(allowed.grant.id),
+        list: None,
+        agent: peer.agent.clone(),
+        entry: allowed.entry.id,
+        standing: false,
+    }
 }
 
 pub(super) fn tags_of_push(peer: &Peer, allowed: &AllowedPush) -> Tags {
-    Tags { grant: None, agent: peer.agent.clone(), entry: allowed.entry.id }
+    Tags { grant: None, list: None, agent: peer.agent.clone(), entry: allowed.entry.id, standing: false }
 }

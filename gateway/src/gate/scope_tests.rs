@@ -81,6 +81,7 @@ impl World {
             name: "n".into(),
             region: "44".parse().unwrap(),
             level: RegionLevel::Province,
+            duties: [].into(),
             authority: false,
         })];
         updates.extend(["a", "b"].map(|name| Update::Agent(AgentView { id: peer(name).agent, blocked: None })));

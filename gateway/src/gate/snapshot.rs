@@ -5,14 +5,15 @@ use super::grant::{Grant, Parts};
 use super::leash::{Cut, Selector};
 use super::table::{Keyed, Table};
 use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::backflow::{RegionChange, Row};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::{EntryId, GrantId};
+use lingqu_protocol::ids::{EntryId, GrantId, ListId};
 use lingqu_protocol::region::{RegionCode, RegionLevel};
 use lingqu_protocol::scope::Scope;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An agency as the root names it.
@@ -26,6 +27,8 @@ pub struct AgencyView {
     pub region: RegionCode,
     /// The region's level.
     pub level: RegionLevel,
+    /// Its duties, as published lists name them.
+    pub duties: Arc<[String]>,
     /// Whether it is a 政务数据共享主管部门.
     pub authority: bool,
 }
@@ -92,6 +95,21 @@ pub struct GrantView {
     pub digest: Digest,
 }
 
+/// A published list of what flows back to whom (回流清单).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackflowView {
+    /// Its id.
+    pub list: ListId,
+    /// When it was published: of several that name a department for an entry, the latest counts.
+    pub published_at: Timestamp,
+    /// Since when and why it counts no more, if so.
+    pub revoked: Option<(Timestamp, String)>,
+    /// What flows back to whom, each row with the entry that it means.
+    pub rows: Vec<(Row, EntryId)>,
+    /// Region codes that are others today.
+    pub region_changes: Vec<RegionChange>,
+}
+
 /// A stop by an operator or a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopView {
@@ -114,6 +132,8 @@ pub enum Update {
     Entry(EntryView),
     /// A new or changed grant.
     Grant(GrantView),
+    /// A new or revoked list.
+    Backflow(Arc<BackflowView>),
     /// A stop.
     Stop(StopView),
     /// The end of a stop.
@@ -152,6 +172,8 @@ pub struct Snapshot {
     codes: Table<(String, EntryId)>,
     grants: Table<Grant>,
     stops: Arc<Vec<StopView>>,
+    /// In the order in which they were published.
+    lists: Arc<BTreeMap<(Timestamp, ListId), Arc<BackflowView>>>,
     /// Shared by all that follow from each other; used by whoever makes the next one.
     parts: Arc<Mutex<Parts>>,
 }
@@ -210,6 +232,11 @@ impl Snapshot {
         &self.stops
     }
 
+    /// The published lists, the oldest first, those that were revoked among them.
+    pub fn lists(&self) -> impl DoubleEndedIterator<Item = &BackflowView> + Clone {
+        self.lists.values().map(Arc::as_ref)
+    }
+
     /// Agencies, agents, entries and grants that are known.
     pub fn counts(&self) -> [usize; 4] {
         [self.agencies.len(), self.agents.len(), self.entries.len(), self.grants.len()]
@@ -232,6 +259,14 @@ impl Snapshot {
             }
             Update::Entry(entry) => self.apply_entry(entry),
             Update::Grant(grant) => self.apply_grant(grant),
+            Update::Backflow(list) => {
+                let cut = list.revoked.clone().map(|(since, reason)| {
+                    let cut = Cut { code: CloseCode::Suspended, word: "list_revoked", reason, since };
+                    (Selector::List(list.list), cut)
+                });
+                Arc::make_mut(&mut self.lists).insert((list.published_at, list.list), list);
+                cut
+            }
             Update::Stop(stop) => {
                 let cut =
                     Cut { code: CloseCode::Suspended, word: "stopped", reason: stop.reason.clone(), since: stop.since };

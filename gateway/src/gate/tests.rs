@@ -62,6 +62,7 @@ impl World {
                 name: code.to_string(),
                 region: "44".parse().unwrap(),
                 level: RegionLevel::Province,
+                duties: [].into(),
                 authority: false,
             }));
             updates.push(Update::Agent(AgentView { id: agent(code.as_str()), blocked: None }));

@@ -1,11 +1,13 @@
 //! Versions on an object store: what was acknowledged is there and whole, what was not is absent or whole.
 //!
 //! Layout: `files/<transfer>/<segment>` and `files/<transfer>/manifest`, `tables/<transfer>/<first row>-<rows>` and
-//! `tables/<transfer>/manifest` (whose parts may also be files in segments), `quarantine/…` for what was found damaged. Objects are immutable. Which versions are
+//! `tables/<transfer>/manifest` (whose parts may also be files in segments), `quarantine/…` for what was found damaged, `splits/…` for what
+//! can be made again. Objects are immutable. Which versions are
 //! visible is not known here: the state names a manifest and its digest, and all else is an orphan.
 
 pub mod compact;
 pub mod deleted;
+pub mod diff;
 mod doubt;
 mod error;
 pub mod filter;
@@ -23,6 +25,7 @@ pub mod scrub;
 pub mod segment;
 pub mod shape;
 pub mod source;
+pub mod split;
 pub mod store;
 pub mod sweep;
 mod values;

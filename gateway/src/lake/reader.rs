@@ -185,6 +185,11 @@ impl TableReader {
         is_between.then_some(self.position)
     }
 
+    /// The columns that it gives.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.query.schema
+    }
+
     /// Row groups that are still to be read.
     pub fn row_groups_left(&self) -> usize {
         self.left.len()

@@ -69,6 +69,18 @@ impl Placed {
         Some(order.into())
     }
 
+    /// The regions in their order, each with its rows: where rows lie by region, they lie like this. Those without a region
+    /// come first, under the empty code.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (&str, u32)> {
+        let mut counts = vec![0u32; self.codes.len()];
+        for rank in &self.rows {
+            if let Some(count) = counts.get_mut(*rank as usize) {
+                *count += 1;
+            }
+        }
+        self.codes.iter().map(String::as_str).zip(counts)
+    }
+
     /// Adds rows by their hashes to the sums of their regions. `stays` says which rows count.
     pub(crate) fn sum_up(
         &self,

@@ -292,6 +292,7 @@ grade = "general-1"
                 name: "n".into(),
                 region,
                 level: RegionLevel::Province,
+                duties: [].into(),
                 authority: false,
             }),
             Update::Agent(AgentView { id: peer().agent, blocked: None }),

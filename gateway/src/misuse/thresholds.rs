@@ -312,6 +312,8 @@ impl Thresholds {
             Rule::TwoPlaces => (self.two_places.action, self.two_places.observe_only),
             Rule::Enumeration => (self.enumeration.action, self.enumeration.observe_only),
             Rule::Joining => (self.joining.action, self.joining.observe_only),
+            // Its limit is in `[backflow]`: it is a duty and no misuse, and there is nothing to cut.
+            Rule::BackflowLate => (Action::Warn, false),
         };
         (action, observe_only || self.observe_only)
     }

@@ -69,6 +69,10 @@ acts! {
     OrderIssued = "standing_order_issued",
     /// A standing order was withdrawn.
     OrderWithdrawn = "standing_order_withdrawn",
+    /// A backflow list was published.
+    BackflowPublished = "backflow_list_published",
+    /// A backflow list was revoked.
+    BackflowRevoked = "backflow_list_revoked",
     /// The operator or a rule stopped something.
     Stopped = "stopped",
     /// The operator lifted a stop.

@@ -76,6 +76,27 @@ impl Registry {
         }
     }
 
+    /// Takes up what only warns, unless the same rule's finding about the same agent and entry stands open. Gives whether it
+    /// is new.
+    ///
+    /// # Errors
+    /// Ours.
+    pub async fn suspect_once(&self, suspected: Suspected) -> Result<bool, RegistryError> {
+        let of_agency = Filter { agency: Some(suspected.agency.to_string()), ..Filter::default() };
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Finding>(&of_agency, &mut pages).await? {
+            let is_known = |finding: &Finding| {
+                let of = &finding.suspected;
+                finding.status == FindingStatus::Open
+                    && (of.rule, &of.agent, of.entry) == (suspected.rule, &suspected.agent, suspected.entry)
+            };
+            if page.iter().any(is_known) {
+                return Ok(false);
+            }
+        }
+        self.suspect(suspected, 0).await.map(|_| true)
+    }
+
     /// A rule spoke again of what is open already. Left alone where it is not open any more.
     ///
     /// # Errors

@@ -8,6 +8,8 @@
 pub mod agency;
 pub mod agent;
 pub mod application;
+pub mod backflow;
+mod backflow_papers;
 mod cuts;
 mod cutting;
 pub mod entry;

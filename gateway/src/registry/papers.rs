@@ -16,8 +16,8 @@ use lingqu_certs::document::{self, DocumentError, Opened};
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{
-    Answer, AnswerBody, ApplicationBody, Body, EntryBody, FindingActBody, GrantAct, GrantActBody, OfficerBody,
-    OrderWithdrawalBody, ReviewBody, StandingOrderBody,
+    Answer, AnswerBody, ApplicationBody, BackflowListBody, BackflowRevocationBody, Body, EntryBody, FindingActBody,
+    GrantAct, GrantActBody, OfficerBody, OrderWithdrawalBody, ReviewBody, StandingOrderBody,
 };
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
@@ -73,6 +73,8 @@ impl Registry {
                 StandingOrderBody::TYPE => self.issue_order(self.open(peer, &envelope).await?).await,
                 OrderWithdrawalBody::TYPE => self.withdraw_order(self.open(peer, &envelope).await?).await,
                 FindingActBody::TYPE => self.say_signed(self.open(peer, &envelope).await?).await,
+                BackflowListBody::TYPE => self.publish_list(self.open(peer, &envelope).await?).await,
+                BackflowRevocationBody::TYPE => self.revoke_list(self.open(peer, &envelope).await?).await,
                 other => Err(Refusal::DocumentType(other.chars().take(80).collect()).into()),
             }
         })

@@ -3,6 +3,7 @@
 
 use super::agency::Agency;
 use super::agent::Agent;
+use super::backflow::List;
 use super::grant::Grant;
 use super::stop::{Selector, Stop};
 use lingqu_protocol::agency::CreditCode;
@@ -38,6 +39,8 @@ pub enum Update {
     Entry(EntryUpdate),
     /// A new or changed grant.
     Grant(Box<Grant>, Arc<Scope>),
+    /// A new or revoked list of what flows back to whom.
+    Backflow(Arc<List>),
     /// A stop.
     Stop(Stop),
     /// The end of a stop.

@@ -4,7 +4,7 @@ use super::agent::AgentStatus;
 use super::grant::{GrantStatus, Rectification};
 use super::port::{Publish, Update};
 use super::stop::{ByRule, Selector};
-use crate::gate::{self, AgencyView, AgentView, EntryView, Gate, GrantView, StopView};
+use crate::gate::{self, AgencyView, AgentView, BackflowView, EntryView, Gate, GrantView, StopView};
 use std::sync::Arc;
 
 impl Publish for Gate {
@@ -20,6 +20,7 @@ fn view(update: Update) -> gate::Update {
             name: agency.name,
             region: agency.region,
             level: agency.level,
+            duties: agency.duties.into(),
             authority: agency.authority,
         }),
         Update::Agent(agent) => gate::Update::Agent(AgentView {
@@ -50,6 +51,13 @@ fn view(update: Update) -> gate::Update {
             },
             digest: grant.answer,
         }),
+        Update::Backflow(list) => gate::Update::Backflow(Arc::new(BackflowView {
+            list: list.id,
+            published_at: list.published_at,
+            revoked: list.revoked.clone(),
+            rows: list.list.rows.iter().cloned().zip(list.entries.iter().copied()).collect(),
+            region_changes: list.list.region_changes.clone(),
+        })),
         Update::Stop(stop) => gate::Update::Stop(StopView {
             selector: selector(&stop.selector),
             reason: ByRule::told(stop.by_rule.as_ref(), &stop.reason),
@@ -73,6 +81,7 @@ fn selector(of: &Selector) -> gate::Selector {
         Selector::Agent(agent) => gate::Selector::Agent(agent.clone()),
         Selector::Entry(entry) => gate::Selector::Entry(*entry),
         Selector::Grant(grant) => gate::Selector::Grant(*grant),
+        Selector::List(list) => gate::Selector::List(*list),
         Selector::All => gate::Selector::All,
     }
 }

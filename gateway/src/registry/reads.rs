@@ -36,30 +36,31 @@ pub struct Page {
 
 /// A page being filled.
 #[derive(Default)]
-struct Filling {
-    page: Page,
+pub(super) struct Filling {
+    pub(super) page: Page,
     bytes: usize,
 }
 
 impl Filling {
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.page.records.len() >= PAGE_RECORDS_MAX || self.bytes >= PAGE_BYTES
     }
 
-    fn push(&mut self, id: String, json: Value) {
+    pub(super) fn push(&mut self, id: String, json: Value) {
         self.bytes += json.to_string().len();
         self.page.records.push((id, json));
     }
 
     /// The page, with more behind it.
-    fn cut(mut self) -> Page {
+    pub(super) fn cut(mut self) -> Page {
         self.page.next = self.page.records.last().map(|(id, _)| id.clone()).unwrap_or_default();
         self.page
     }
 }
 
 impl Registry {
-    /// Records of `kind` (`catalogue`, `application`, `grant`, `finding`, `standing-order`, `inbox`, `status`) that exist for `peer`: one where an id
+    /// Records of `kind` (`catalogue`, `application`, `grant`, `finding`, `standing-order`,
+    /// `backflow-list`, `inbox`, `status`) that exist for `peer`: one where an id
     /// is given, else a page of those after `after`.
     ///
     /// # Errors
@@ -80,6 +81,8 @@ impl Registry {
                 self.both_sides::<StandingOrder>(&agency, after, |o| Ok(views::order(o, now))).await
             }
             ("standing-order", id) => self.one_order(&agency, id, now).await,
+            ("backflow-list", "") => self.lists(after).await,
+            ("backflow-list", id) => self.one_list(&agency, id).await,
             ("inbox", _) => self.inbox(&agency, after, now).await,
             ("status", _) => self.status(peer, &agency, now).await,
             (other, _) => Err(Refusal::UnknownKind(other.chars().take(80).collect()).into()),

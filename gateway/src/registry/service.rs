@@ -4,6 +4,7 @@
 
 use super::agency::Agency;
 use super::agent::{Agent, AgentStatus};
+use super::backflow::List;
 use super::entry::Entry;
 use super::error::{Refusal, RegistryError};
 use super::fact::{Actor, Fact};
@@ -191,6 +192,10 @@ impl Registry {
         while let Some(page) = self.next_page::<Grant>(&everything, &mut pages).await? {
             let updates = page.into_iter().map(grant_update).collect::<Result<_, _>>()?;
             self.gate.publish(updates);
+        }
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<List>(&everything, &mut pages).await? {
+            self.gate.publish(page.into_iter().map(|list| Update::Backflow(Arc::new(list))).collect());
         }
         let mut pages = Cursor::default();
         while let Some(page) = self.next_page::<Invitation>(&everything, &mut pages).await? {

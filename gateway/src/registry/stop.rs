@@ -5,11 +5,11 @@ use super::fact::{Act, Fact};
 use super::text;
 use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::host::Timestamp;
-use lingqu_protocol::ids::{EntryId, FindingId, GrantId};
+use lingqu_protocol::ids::{EntryId, FindingId, GrantId, ListId};
 use std::fmt;
 use std::str::FromStr;
 
-/// What is stopped, written `agency:CODE`, `agent:CODE/NAME`, `entry:ID`, `grant:ID` or `all`.
+/// What is stopped, written `agency:CODE`, `agent:CODE/NAME`, `entry:ID`, `grant:ID`, `list:ID` or `all`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Selector {
     /// An agency with all its agents.
@@ -20,6 +20,8 @@ pub enum Selector {
     Entry(EntryId),
     /// One grant.
     Grant(GrantId),
+    /// What flows back under one published list.
+    List(ListId),
     /// Everything.
     All,
 }
@@ -61,7 +63,7 @@ impl ByRule {
 
 /// A text that selects nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected agency:CODE, agent:CODE/NAME, entry:ID, grant:ID or all")]
+#[error("expected agency:CODE, agent:CODE/NAME, entry:ID, grant:ID, list:ID or all")]
 pub struct BadSelector;
 
 impl Stop {
@@ -99,7 +101,7 @@ impl Selector {
         match self {
             Self::Agency(code) => Some(*code),
             Self::Agent(agent) => Some(agent.agency),
-            Self::Entry(_) | Self::Grant(_) | Self::All => None,
+            Self::Entry(_) | Self::Grant(_) | Self::List(_) | Self::All => None,
         }
     }
 }
@@ -111,6 +113,7 @@ impl fmt::Display for Selector {
             Self::Agent(agent) => write!(f, "agent:{agent}"),
             Self::Entry(entry) => write!(f, "entry:{entry}"),
             Self::Grant(grant) => write!(f, "grant:{grant}"),
+            Self::List(list) => write!(f, "list:{list}"),
             Self::All => f.write_str("all"),
         }
     }
@@ -128,6 +131,7 @@ impl FromStr for Selector {
             "agent" => id.parse().map(Self::Agent).map_err(|_| BadSelector),
             "entry" => id.parse().map(Self::Entry).map_err(|_| BadSelector),
             "grant" => id.parse().map(Self::Grant).map_err(|_| BadSelector),
+            "list" => id.parse().map(Self::List).map_err(|_| BadSelector),
             _ => Err(BadSelector),
         }
     }
@@ -166,6 +170,7 @@ mod tests {
                 Selector::Agent(AgentId { agency, name: "a-1".parse().unwrap() }),
                 Selector::Entry(EntryId::from_bits(bits)),
                 Selector::Grant(GrantId::from_bits(bits)),
+                Selector::List(ListId::from_bits(bits)),
             ] {
                 prop_assert_eq!(selector.to_string().parse(), Ok(selector));
             }

@@ -73,11 +73,15 @@ pub enum Kind {
     Finding,
     /// An order under which rules may cut.
     StandingOrder,
+    /// 回流清单.
+    BackflowList,
+    /// What a subscription of an agent acknowledged last.
+    Subscription,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Agency,
         Self::Officer,
         Self::Agent,
@@ -94,6 +98,8 @@ impl Kind {
         Self::Receipt,
         Self::Finding,
         Self::StandingOrder,
+        Self::BackflowList,
+        Self::Subscription,
     ];
 
     /// Its name on disk.
@@ -115,6 +121,8 @@ impl Kind {
             Self::Receipt => "receipt",
             Self::Finding => "finding",
             Self::StandingOrder => "standing_order",
+            Self::BackflowList => "backflow_list",
+            Self::Subscription => "subscription",
         }
     }
 }

@@ -18,6 +18,12 @@ pub struct Sample {
     pub closed: Option<String>,
     /// Flows that run, those that are not listed among them.
     pub running: u64,
+    /// Subscriptions of backflow that stand.
+    #[serde(default)]
+    pub subscriptions: u64,
+    /// Those of them that do not have the latest version yet.
+    #[serde(default)]
+    pub subscriptions_behind: u64,
     /// Stops in force.
     pub stops: Vec<StopSeen>,
     /// What runs.
@@ -44,7 +50,7 @@ pub struct StopSeen {
 pub struct Flow {
     /// Its number in this process.
     pub number: u64,
-    /// `pull` or `push`.
+    /// `pull`, `push` or `backflow`.
     pub way: String,
     /// Whose.
     pub agent: String,
@@ -93,7 +99,14 @@ impl Sample {
         };
         let flow = |leash: &Leash| Flow {
             number: leash.number(),
-            way: if leash.grant().is_some() { "pull" } else { "push" }.to_owned(),
+            way: if leash.list().is_some() {
+                "backflow"
+            } else if leash.grant().is_some() {
+                "pull"
+            } else {
+                "push"
+            }
+            .to_owned(),
             agent: leash.agent().to_string(),
             grant: leash.grant().map(|grant| grant.to_string()),
             entry: leash.entry().to_string(),
@@ -103,7 +116,7 @@ impl Sample {
             age_ms: ms(now.saturating_sub(leash.began())),
             waits_for: leash.waits().now().map(|wait| word(wait).to_owned()),
         };
-        let running = gate.flows();
+        let (standing, running): (Vec<Leash>, Vec<Leash>) = gate.flows().into_iter().partition(Leash::is_standing);
         let mut flows: Vec<Flow> = running.iter().map(flow).collect();
         flows.sort_unstable_by_key(|flow| (std::cmp::Reverse(flow.bytes), flow.number));
         flows.truncate(FLOWS_MAX);
@@ -126,6 +139,8 @@ impl Sample {
             at_ms: ms(now),
             closed: gate.closed().map(|why| why.word().to_owned()),
             running: running.len() as u64,
+            subscriptions: standing.len() as u64,
+            subscriptions_behind: standing.iter().filter(|leash| leash.behind() > 0).count() as u64,
             stops: stops.collect(),
             flows,
             agencies: largest(agencies.collect()),
@@ -157,6 +172,7 @@ const fn word(wait: Wait) -> &'static str {
 fn selector_text(selector: &Selector) -> String {
     match selector {
         Selector::Grant(grant) => format!("grant:{grant}"),
+        Selector::List(list) => format!("list:{list}"),
         Selector::Agent(agent) => format!("agent:{agent}"),
         Selector::Agency(code) => format!("agency:{code}"),
         Selector::Entry(entry) => format!("entry:{entry}"),

@@ -88,6 +88,11 @@ fn head(model: &Model) -> Vec<Line> {
             tone: Tone::Plain,
         },
     ];
+    if sample.subscriptions > 0 {
+        let tone = if sample.subscriptions_behind > 0 { Tone::Bold } else { Tone::Plain };
+        let (all, behind) = (sample.subscriptions, sample.subscriptions_behind);
+        lines.push(Line { text: format!("backflow 回流订阅 {all}   behind 落后 {behind}"), tone });
+    }
     lines.extend(sample.stops.iter().take(3).map(|stop| Line {
         text: format!("stopped 已阻断 {} since {}: {}", stop.selector, stop.since, escape_for_log(&stop.reason)),
         tone: Tone::Alarm,

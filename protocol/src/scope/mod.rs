@@ -242,6 +242,12 @@ pub fn day_of(now: Timestamp) -> i64 {
     now.0.saturating_add(CST_AHEAD_MS).div_euclid(DAY_MS)
 }
 
+/// The day of China Standard Time that `now` lies in.
+pub fn day(now: Timestamp) -> NaiveDate {
+    let days = i32::try_from(day_of(now)).unwrap_or(i32::MAX);
+    NaiveDate::from_epoch_days(days).unwrap_or(NaiveDate::MAX)
+}
+
 /// The first instant of a day in China Standard Time.
 pub fn midnight(day: NaiveDate) -> Timestamp {
     Timestamp(day.and_time(NaiveTime::MIN).and_utc().timestamp_millis() - CST_AHEAD_MS)

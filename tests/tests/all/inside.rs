@@ -11,7 +11,9 @@ use lingqu_gateway::flow::pseudonym::PseudonymSecret;
 use lingqu_gateway::flow::record::{USED_PARENT, used};
 use lingqu_gateway::flow::{Facts, Flow, FlowParts};
 use lingqu_gateway::folder::{Folder, init};
-use lingqu_gateway::gate::{AgencyView, AgentView, EntryView, Gate, GrantStatus, GrantView, Peer, Update};
+use lingqu_gateway::gate::{
+    AgencyView, AgentView, BackflowView, EntryView, Gate, GrantStatus, GrantView, Peer, Update,
+};
 use lingqu_gateway::lake::local::LocalStore;
 use lingqu_gateway::lake::store::Lake;
 use lingqu_gateway::ledger::Ledger;
@@ -19,13 +21,14 @@ use lingqu_gateway::misuse::observation::Fingerprint;
 use lingqu_gateway::misuse::pair as pair_of_observer;
 use lingqu_gateway::registry::Registry;
 use lingqu_gateway::state::{Filter, Kind, MemoryState, State};
+use lingqu_protocol::backflow::BackflowList;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::frame::{Event, FrameKind, header};
-use lingqu_protocol::host::{Clock, Entropy};
-use lingqu_protocol::ids::{EntryId, GrantId, TransferId};
-use lingqu_protocol::region::RegionLevel;
+use lingqu_protocol::host::{Clock, Entropy, Timestamp};
+use lingqu_protocol::ids::{EntryId, GrantId, ListId, TransferId};
+use lingqu_protocol::region::{RegionLevel, RegionTable};
 use lingqu_protocol::scope::ApplicationSpec;
 use lingqu_protocol::session::{FrameReader, FrameWriter};
 use lingqu_protocol::stream::{Channel, SendHalf, StreamError};
@@ -185,6 +188,7 @@ impl Inside {
                 name: code.into(),
                 region: "44".parse().unwrap(),
                 level: RegionLevel::Province,
+                duties: [].into(),
                 authority: false,
             }));
             let agents = ["a", "b"].map(|name| format!("{code}/{name}").parse().unwrap());
@@ -229,6 +233,43 @@ impl Inside {
         id
     }
 
+    /// Names departments with agents, each in charge of its region, with the duty `回流`.
+    pub(crate) fn departments(&self, all: &[(String, &str)]) {
+        let table = RegionTable::national();
+        let updates = all.iter().flat_map(|(code, region)| {
+            let region = table.check(region).unwrap();
+            let agency = AgencyView {
+                code: code.parse().unwrap(),
+                name: code.clone(),
+                region,
+                level: table.level(region),
+                duties: ["回流".to_owned()].into(),
+                authority: false,
+            };
+            let agent = AgentView { id: format!("{code}/a").parse().unwrap(), blocked: None };
+            [Update::Agency(agency), Update::Agent(agent)]
+        });
+        self.services.gate.publish(updates.collect());
+    }
+
+    /// Puts a list in force, or revokes it, that gives the entry to whoever has the duty `回流`; `rest` are more of its lines.
+    pub(crate) fn list(&self, number: u128, revoked: Option<&str>, rest: &str) {
+        let toml = format!("name = \"n\"\n[[backflow]]\nentry = \"x\"\nto_duties = [\"回流\"]\nduty = \"d\"\n{rest}");
+        let list = BackflowList::parse(&toml).unwrap();
+        self.services.gate.publish(vec![Update::Backflow(Arc::new(BackflowView {
+            list: ListId::from_bits(number),
+            published_at: Timestamp(number as i64),
+            revoked: revoked.map(|why| (Timestamp(0), why.to_owned())),
+            rows: list.rows.into_iter().map(|row| (row, ENTRY)).collect(),
+            region_changes: list.region_changes,
+        }))]);
+    }
+
+    /// The gate and what flows.
+    pub(crate) fn services(&self) -> &Arc<Services> {
+        &self.services
+    }
+
     /// Connects as agent `a` of an agency.
     pub(crate) async fn connect(&self, agency: &str) -> Connection {
         let (here, there) = pair();
@@ -243,15 +284,17 @@ impl Inside {
         let hello = Hello { versions: wire::VERSIONS.to_vec(), limits: Some(wire::limits()), ..Hello::default() };
         writer.message(&hello).await.unwrap();
         reader.expect::<Welcome>("a welcome").await.unwrap();
-        Connection { channel: here, record, _hello: (writer, reader) }
+        Connection { agency: agency.to_owned(), channel: here, record, _hello: (writer, reader) }
     }
 }
 
-type Half<H> = (FrameWriter<<H as Channel>::Send>, FrameReader<<H as Channel>::Recv>);
+pub(crate) type Half<H> = (FrameWriter<<H as Channel>::Send>, FrameReader<<H as Channel>::Recv>);
 
 /// An agent's end of a connection, and what the gateway sent on it.
 pub(crate) struct Connection {
-    channel: MemoryChannel,
+    /// Whose.
+    pub(crate) agency: String,
+    pub(crate) channel: MemoryChannel,
     pub(crate) record: Record,
     _hello: Half<MemoryChannel>,
 }
@@ -269,14 +312,14 @@ pub(crate) struct Got {
 }
 
 impl Connection {
-    async fn request(&self, ask: request::Ask) -> Half<MemoryChannel> {
+    pub(crate) async fn request(&self, ask: request::Ask) -> Half<MemoryChannel> {
         let (send, recv) = self.channel.open_bi().await.unwrap();
         let mut writer = FrameWriter::new(send);
         writer.message(&Request::from(ask)).await.unwrap();
         (writer, FrameReader::new(recv))
     }
 
-    async fn reply(reader: &mut FrameReader<<MemoryChannel as Channel>::Recv>) -> reply::Reply {
+    pub(crate) async fn reply(reader: &mut FrameReader<<MemoryChannel as Channel>::Recv>) -> reply::Reply {
         loop {
             match reader.expect::<Reply>("a reply").await.unwrap().reply.unwrap() {
                 reply::Reply::Progress(_) => {}
@@ -287,11 +330,16 @@ impl Connection {
 
     /// Pushes rows as they are.
     pub(crate) async fn push(&self, bodies: Vec<Bytes>, end: PushEnd) {
+        self.push_as("full", bodies, end).await;
+    }
+
+    /// The same in another mode.
+    pub(crate) async fn push_as(&self, mode: &str, bodies: Vec<Bytes>, end: PushEnd) {
         let transfer = TransferId::random(&OsEntropy::new()).unwrap().to_string();
         let ask = PushBatch {
             transfer: transfer.clone(),
             entry: ENTRY.to_string(),
-            mode: "full".to_owned(),
+            mode: mode.to_owned(),
             ..PushBatch::default()
         };
         let (mut writer, mut reader) = self.request(request::Ask::PushBatch(ask)).await;

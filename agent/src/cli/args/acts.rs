@@ -3,7 +3,7 @@
 use crate::batch::TextEncoding;
 use clap::{Args, Subcommand};
 use lingqu_protocol::documents::Day;
-use lingqu_protocol::ids::{ApplicationId, FindingId, GrantId, OrderId};
+use lingqu_protocol::ids::{ApplicationId, FindingId, GrantId, ListId, OrderId};
 use lingqu_protocol::misuse::{Action, Rule};
 use std::path::PathBuf;
 
@@ -293,6 +293,64 @@ pub struct OrderArgs {
 pub struct WithdrawArgs {
     /// The order.
     pub id: OrderId,
+    /// Why.
+    #[arg(long, value_name = "WHY")]
+    pub reason: String,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `backflow-list …`.
+#[derive(Debug, Subcommand)]
+pub enum BackflowListCommand {
+    /// Publish a list (公布回流清单), for an authority. Its office head or agency head signs.
+    #[command(after_help = "\
+Example:
+  lingqu backflow-list publish list.toml --key ./office-head
+
+list.toml:
+  name = \"2026年第一批回流清单\"
+
+  [[backflow]]
+  entry = \"307010/000001\"
+  to_duties = [\"市场监管\"]        # every department with this duty, and/or: to = [\"CREDIT CODE\"]
+  levels = [\"county\"]             # of these levels alone; may be left out
+  duty = \"辖区市场主体监管\"
+  items = [\"region\", \"credit_code\"]   # all where left out
+
+  [[region_changes]]               # codes that were merged or renamed, from a day on
+  from = \"440304\"
+  to = \"440305\"
+  since = 2026-07-01
+  basis = \"国函〔2026〕1号\"
+
+Who is named gets the rows of its own region, without an application: lingqu backflow ENTRY --out DIR. Where several lists name
+a department for an entry, the latest counts.")]
+    Publish(PublishListArgs),
+    /// Revoke a list (撤销): what flows under it ends at once. The authority's office head or agency head signs.
+    Revoke(RevokeListArgs),
+    /// List them.
+    List,
+    /// Show one, and which of its entries this department receives.
+    Show(ShowArgs),
+}
+
+/// `backflow-list publish`.
+#[derive(Debug, Args)]
+pub struct PublishListArgs {
+    /// The list.
+    pub file: PathBuf,
+    /// Who signs.
+    #[command(flatten)]
+    pub sign: SignArgs,
+}
+
+/// `backflow-list revoke`.
+#[derive(Debug, Args)]
+pub struct RevokeListArgs {
+    /// The list.
+    pub id: ListId,
     /// Why.
     #[arg(long, value_name = "WHY")]
     pub reason: String,

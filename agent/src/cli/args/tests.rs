@@ -51,6 +51,10 @@ fn every_command_of_the_design_is_understood() {
         &["findings", "show", "f"],
         &["findings", "confirm", "finding-00000000000000000000000007", "--reason", "why", "--key", "o"],
         &["findings", "lift", "finding-00000000000000000000000007", "--reason", "why", "--prepare", "f"],
+        &["backflow-list", "publish", "f", "--key", "o"],
+        &["backflow-list", "revoke", "list-00000000000000000000000007", "--reason", "why", "--prepare", "p"],
+        &["backflow-list", "list"],
+        &["backflow-list", "show", "l"],
         &["standing-order", "list"],
         &["standing-order", "show", "o"],
         &[

@@ -1,6 +1,7 @@
 //! How the registry's things are written in the state: one explicit row type each, as JSON. Rows are read back into
 //! domain types with every check, for a state may be restored from anywhere.
 
+mod backflow;
 mod misuse;
 mod people;
 mod things;

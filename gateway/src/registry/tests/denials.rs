@@ -44,10 +44,10 @@ macro_rules! operations {
 operations! {
     // Over the wire, with a document that the agency's own officer in the right role signed.
     SubmitEntry, SubmitOthersEntry, Review, Apply, Answer, Reinstate, Terminate, Rectify,
-    IssueOrder, WithdrawOrder, ConfirmFinding, LiftFinding,
+    IssueOrder, WithdrawOrder, ConfirmFinding, LiftFinding, PublishList, RevokeList,
     // Over the wire, without one.
     Narrow, Renew, RenewExpired, ReadStatus, ReadCatalogue, ReadUnpublished, ReadPublished, ReadApplication, ReadGrant, ReadInbox,
-    ReadFinding, ReadOrder, ReadAgents, Join, HandInAgency, HandInOfficer,
+    ReadFinding, ReadOrder, ReadLists, ReadAgents, Join, HandInAgency, HandInOfficer,
     // Through the control socket.
     AgencyAdd, AgencyChange, AgencyShow, AgencyList, OfficerAdd, Invite, JoinByFile, AgentList, RenewalApprove, RenewalList, RenewalWithdraw, Stop,
     Resume, FindingsList, FindingShow, FindingSay, Top, Check, LedgerVerify,
@@ -85,6 +85,9 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         Terminate | Rectify => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
         IssueOrder => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
         WithdrawOrder => [NOT_FOUND, NOT_FOUND, Allowed, NOT_FOUND, Allowed, NoWay],
+        PublishList | RevokeList => [NOT_FOUND, NOT_AUTHORITY, NOT_AUTHORITY, NOT_AUTHORITY, Allowed, NoWay],
+        // What is published is for everyone to see.
+        ReadLists => [NOT_FOUND, Allowed, Allowed, Allowed, Allowed, NoWay],
         ConfirmFinding | LiftFinding => [NOT_FOUND, NOT_PROVIDER, Allowed, NOT_FOUND, Allowed, NoWay],
         ReadFinding => [NOT_FOUND, Allowed, Allowed, NOT_FOUND, Allowed, NoWay],
         ReadOrder => [NOT_FOUND, NOT_FOUND, Allowed, NOT_FOUND, Allowed, NoWay],
@@ -219,6 +222,15 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             let body = OrderWithdrawalBody { order, reason: "r".into() };
             w.hand_in(&by.agent, &by.office_head, body, Some(digest)).await.map(drop)
         }
+        PublishList => {
+            let body = BackflowListBody { agency: by.agency.clone(), ..w.list_body() };
+            w.hand_in(&by.agent, &by.office_head, body, None).await.map(drop)
+        }
+        RevokeList => {
+            let (list, digest) = w.listed().await;
+            let body = BackflowRevocationBody { list, reason: "r".into() };
+            w.hand_in(&by.agent, &by.office_head, body, Some(digest)).await.map(drop)
+        }
         ConfirmFinding | LiftFinding => {
             let finding = w.found(grant).await.id;
             let act = if operation == LiftFinding { FindingAct::Lift } else { FindingAct::Confirm };
@@ -227,6 +239,7 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
         }
         ReadFinding => read("finding", &w.found(grant).await.id.to_string()).await,
         ReadOrder => read("standing-order", &ordered(&w).await.0.to_string()).await,
+        ReadLists => read("backflow-list", &w.listed().await.0.to_string()).await,
         Narrow => w.registry.narrow(&by.agent, &grant.to_string(), "r").await.map(drop),
         Renew => w.registry.renew(&by.agent, &csr(&by.office_head)).await.map(drop),
         RenewExpired => {
@@ -320,7 +333,8 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
         LedgerVerify => json!({ "do": "ledger_verify", "checkpoints": [] }),
         // Whatever it would be called, no command takes an officer's document or reads for an agency.
         SubmitEntry | SubmitOthersEntry | Review | Apply | Answer | Reinstate | Terminate | Rectify | IssueOrder
-        | WithdrawOrder | ConfirmFinding | LiftFinding | HandInAgency | HandInOfficer => {
+        | WithdrawOrder | PublishList | RevokeList | ReadLists | ConfirmFinding | LiftFinding | HandInAgency
+        | HandInOfficer => {
             let body = w.entry_body(&w.provider, EntryId::from_bits(1));
             let envelope = document::seal(&w.document(body, None), &w.provider.agency_head).unwrap().to_json();
             for word in ["agency_add", "officer_add"] {
@@ -408,6 +422,8 @@ fn every_request_has_its_rows() {
                 WithdrawOrder,
                 ConfirmFinding,
                 LiftFinding,
+                PublishList,
+                RevokeList,
                 HandInAgency,
                 HandInOfficer,
             ],
@@ -421,6 +437,7 @@ fn every_request_has_its_rows() {
                 ReadInbox,
                 ReadFinding,
                 ReadOrder,
+                ReadLists,
                 ReadAgents,
             ],
             Ask::Narrow(_) => &[Narrow],
@@ -429,7 +446,8 @@ fn every_request_has_its_rows() {
             | Ask::Pull(_)
             | Ask::Query(_)
             | Ask::MatchKeys(_)
-            | Ask::Cancel(_) => &[],
+            | Ask::Cancel(_)
+            | Ask::Follow(_) => &[],
         }
     };
     assert_eq!(rows(&Ask::Narrow(lingqu_protocol::wire::Narrow::default())), [Narrow]);

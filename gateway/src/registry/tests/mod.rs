@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod backflow;
 mod denials;
 mod documents;
 mod findings;

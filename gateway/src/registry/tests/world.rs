@@ -14,7 +14,7 @@ use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::*;
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::{Clock, Timestamp};
-use lingqu_protocol::ids::{ApplicationId, DocumentId, EntryId, GatewayId, GrantId, OrderId};
+use lingqu_protocol::ids::{ApplicationId, DocumentId, EntryId, GatewayId, GrantId, ListId, OrderId};
 use lingqu_protocol::leaf::Leaf;
 use lingqu_protocol::misuse::{Action, Rule};
 use serde_json::Value;
@@ -312,6 +312,23 @@ impl World {
             until: "2027-03-31".parse().unwrap(),
             reason: "夜间值守".into(),
         }
+    }
+
+    /// A list that gives the published entry to whoever has the duty. There must be a published entry.
+    pub(crate) fn list_body(&self) -> BackflowListBody {
+        let toml = format!(
+            "name = \"回流清单\"\n[[backflow]]\nentry = \"{CODE}\"\nto = [\"{}\"]\nduty = \"监管\"\n",
+            self.requester.code
+        );
+        BackflowListBody { list: ListId::from_bits(self.id()), agency: self.authority.code.to_string(), toml }
+    }
+
+    /// A published list, and its digest.
+    pub(crate) async fn listed(&self) -> (ListId, Digest) {
+        let body = self.list_body();
+        let list = body.list;
+        let taken = self.hand_in(&self.authority.agent, &self.authority.office_head, body, None).await.unwrap();
+        (list, digest(&taken.json))
     }
 
     /// One record as a peer reads it.

@@ -1,5 +1,6 @@
 //! The programs as people run them, from end to end: exact data, not just exit codes.
 
+mod backflow;
 mod batches;
 mod closed;
 mod commands;

@@ -226,6 +226,7 @@ impl Round {
                 name: code.into(),
                 region: "44".parse().unwrap(),
                 level: RegionLevel::Province,
+                duties: [].into(),
                 authority: false,
             }));
             let ids = AGENTS.map(|name| format!("{code}/{name}").parse().unwrap());

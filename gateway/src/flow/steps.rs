@@ -1,0 +1,301 @@
+//! Steps between versions, ready for any number of subscribers: each is read and split by region once, whoever asks first,
+//! and the others wait for that. What is kept is bounded, and whatever was let go is made again for whoever asks.
+
+use super::Flow;
+use super::error::FlowError;
+use super::record::VersionRow;
+use crate::gate::EntryView;
+use crate::lake::LakeError;
+use crate::lake::diff::{self, Step};
+use crate::lake::manifest::{Regions, TableManifest};
+use crate::lake::reader::TableReader;
+use crate::lake::split::{SPLITS, Split, Splitter};
+use crate::metrics;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
+use lingqu_protocol::backflow::SliceMode;
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::ids::EntryId;
+use lingqu_protocol::receipt::DataKind;
+use lingqu_protocol::rows::RowsDigest;
+use object_store::path::Path;
+use std::collections::{HashMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{OnceCell, Semaphore, watch};
+
+/// Bytes of memory that steps hold together while nobody sends them: two of the largest.
+const KEPT_BYTES: usize = 28 << 20;
+
+/// Steps that are kept: beyond it only their memory would be told, and not their files.
+const KEPT_STEPS: usize = 32;
+
+/// One step of an entry, split by region.
+pub struct Ready {
+    /// The version that it leads to.
+    pub version: VersionRow,
+    /// How its rows are meant.
+    pub mode: SliceMode,
+    /// Rows that are gone.
+    pub gone: Option<Split>,
+    /// Rows that came.
+    pub came: Split,
+    /// Count and sum of the rows of each region after it, over all columns; none where there are too many regions.
+    pub regions: Option<Regions>,
+    /// The places of the entry's items among the columns of its rows.
+    pub places: Vec<Option<usize>>,
+}
+
+impl Ready {
+    fn memory_bytes(&self) -> usize {
+        let regions = self.regions.as_ref().map_or(0, |regions| regions.len() * 96);
+        self.came.memory_bytes() + self.gone.as_ref().map_or(0, Split::memory_bytes) + regions
+    }
+}
+
+/// An entry, the version that is gone on from (0: from nothing), the version, and the columns that the entry has.
+type Key = (EntryId, u64, u64, Digest);
+
+type Slot = Arc<OnceCell<Arc<Ready>>>;
+
+/// A step on its way. Boxed, because one may turn out to be another.
+pub type Making<'a> = Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>> + Send + 'a>>;
+
+/// What is kept of steps, and who waits for versions.
+#[derive(Default)]
+pub struct Steps {
+    /// The one that was asked for last is last.
+    kept: Mutex<VecDeque<(Key, Slot)>>,
+    latest: Mutex<HashMap<EntryId, watch::Sender<u64>>>,
+    building: Building,
+    decoded: AtomicU64,
+}
+
+/// One is read at a time: memory is bounded, and a second would only make the first slower.
+struct Building(Semaphore);
+
+impl Default for Building {
+    fn default() -> Self {
+        Self(Semaphore::new(1))
+    }
+}
+
+impl Steps {
+    fn slot(&self, key: Key) -> Slot {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept.iter().position(|(of, _)| *of == key).and_then(|at| kept.remove(at));
+        let slot = known.map_or_else(Slot::default, |(_, slot)| slot);
+        kept.push_back((key, Arc::clone(&slot)));
+        let bytes = |slot: &Slot| slot.get().map_or(0, |ready| ready.memory_bytes());
+        let mut held: usize = kept.iter().map(|(_, slot)| bytes(slot)).sum();
+        // Who sends one holds it; here it is only no longer kept for others.
+        while kept.len() > 1 && (held > KEPT_BYTES || kept.len() > KEPT_STEPS) {
+            let Some((_, gone)) = kept.pop_front() else { break };
+            held = held.saturating_sub(bytes(&gone));
+        }
+        slot
+    }
+
+    /// Rows that were decoded to be split, since the start.
+    pub fn decoded_rows(&self) -> u64 {
+        self.decoded.load(Ordering::Relaxed)
+    }
+
+    fn count_decoded(&self, rows: usize) {
+        self.decoded.fetch_add(rows as u64, Ordering::Relaxed);
+        metrics::backflow_decoded(rows as u64);
+    }
+
+    /// Says that an entry has a new version.
+    pub fn announce(&self, entry: EntryId, number: u64) {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = latest.get(&entry) {
+            sender.send_if_modified(|known| {
+                let is_new = *known < number;
+                *known = number.max(*known);
+                is_new
+            });
+        }
+    }
+
+    fn watch(&self, entry: EntryId) -> watch::Receiver<u64> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        latest.retain(|id, sender| *id == entry || sender.receiver_count() > 0);
+        latest.entry(entry).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+}
+
+impl Flow {
+    /// The latest version of an entry as it changes, without a look at the state for each who waits.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn watch_versions(&self, entry: EntryId) -> Result<watch::Receiver<u64>, FlowError> {
+        // Listening comes first: a version that is committed meanwhile is heard or read.
+        let mut receiver = self.steps().watch(entry);
+        let latest = self.latest(entry).await?.unwrap_or(0);
+        self.steps().announce(entry, latest);
+        // What was just said is seen already.
+        let _known = *receiver.borrow_and_update();
+        Ok(receiver)
+    }
+
+    /// The step of an entry from one version (0: from nothing) to another.
+    ///
+    /// # Errors
+    /// One of them is not kept, or was pushed before the entry changed; the lake's.
+    pub fn step<'a>(&'a self, entry: &'a EntryView, from: u64, to: u64) -> Making<'a> {
+        Box::pin(self.step_once(entry, from, to))
+    }
+
+    async fn step_once(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
+        let columns = TableManifest {
+            columns: TableManifest::columns_of(&entry.spec),
+            region_column: entry.spec.region_column,
+            parts: Vec::new(),
+            regions: None,
+        };
+        let slot = self.steps().slot((entry.id, from, to, columns.schema_digest()));
+        let ready = slot.get_or_try_init(|| self.build(entry, from, to));
+        Ok(Arc::clone(ready.await?))
+    }
+
+    async fn build(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
+        let (version, _held) = self.hold_version(entry.id, to).await?;
+        if version.kind != DataKind::Table {
+            return Err(FlowError::bad_data("a version of files has no regions: only rows flow back"));
+        }
+        let after = grown(self.table_manifest(&version).await?, &entry.spec)?;
+        let (before, _before_held) = match from {
+            0 => (None, None),
+            from => {
+                let (version, held) = self.hold_version(entry.id, from).await?;
+                (Some(self.table_manifest(&version).await?), Some(held))
+            }
+        };
+        // Where the version before cannot be read under the columns of now, the state is sent.
+        let before = before.and_then(|before| grown(before, &entry.spec).ok());
+        let step = diff::between(before.as_ref(), &after, version.follows == Some(from));
+        if from > 0 && step.mode == SliceMode::Full {
+            // What those get who begin anew: read once for both.
+            return self.step(entry, 0, to).await;
+        }
+        let _alone = self.steps().building.0.acquire().await.map_err(|_| FlowError::Busy)?;
+        let places = entry.spec.items.iter().map(|item| {
+            after.columns.iter().position(|column| column.name == item.name && column.item_type == item.item_type)
+        });
+        let places = places.collect();
+        let regions = after.regions.clone();
+        let started = self.monotonic();
+        let (mode, gone, came) = self.split(step).await?;
+        let rows = came.rows() + gone.as_ref().map_or(0, Split::rows);
+        tracing::info!(entry = %entry.id, version = to, from, mode = mode.as_str(), rows,
+            took = ?self.monotonic().saturating_sub(started), beside_bytes = came.disk_bytes(), "split by region");
+        Ok(Arc::new(Ready { version, mode, gone, came, regions, places }))
+    }
+
+    async fn split(&self, step: Step) -> Result<(SliceMode, Option<Split>, Split), FlowError> {
+        let mut gone = self.splitter(&step.gone)?;
+        let mut came = self.splitter(&step.came)?;
+        if !step.compared {
+            self.read_all(&step.gone, &mut gone).await?;
+            self.read_all(&step.came, &mut came).await?;
+        } else {
+            // Rows that were only written anew are among both, and cancel out.
+            let mut counts: HashMap<u128, u64> = HashMap::new();
+            let mut reader = self.hashed(&step.gone)?;
+            while let Some((_, hashes)) = reader.next().await? {
+                self.steps().count_decoded(hashes.len());
+                hashes.into_iter().for_each(|hash| *counts.entry(hash).or_default() += 1);
+            }
+            let mut reader = self.hashed(&step.came)?;
+            while let Some((batch, hashes)) = reader.next().await? {
+                self.steps().count_decoded(hashes.len());
+                let mask: BooleanArray = hashes.iter().map(|hash| Some(!take(&mut counts, hash))).collect();
+                came.add(&filtered(&batch, &mask)?).await?;
+            }
+            let mut reader = self.hashed(&step.gone)?;
+            while let Some((batch, hashes)) = reader.next().await? {
+                self.steps().count_decoded(hashes.len());
+                let mask: BooleanArray = hashes.iter().map(|hash| Some(take(&mut counts, hash))).collect();
+                gone.add(&filtered(&batch, &mask)?).await?;
+            }
+        }
+        let (gone, came) = (gone.finish().await?, came.finish().await?);
+        Ok(match (step.mode, gone.rows()) {
+            (SliceMode::Changes, 1..) => (SliceMode::Changes, Some(gone), came),
+            (SliceMode::Changes, 0) => (SliceMode::Append, None, came),
+            (mode, _) => (mode, None, came),
+        })
+    }
+
+    fn splitter(&self, manifest: &TableManifest) -> Result<Splitter, FlowError> {
+        let mut name = [0; 16];
+        self.entropy().fill(&mut name).map_err(|e| FlowError::Machine(e.to_string()))?;
+        let folder = Path::from(SPLITS).join(lingqu_protocol::digest::to_hex(&name));
+        let region = manifest.region_column.ok_or(FlowError::NotFound { what: "region column in this version" })?;
+        let none = self.reader(&TableManifest { parts: Vec::new(), ..manifest.clone() })?;
+        Ok(Splitter::new(self.lake().clone(), folder, Arc::clone(none.schema()), region)?)
+    }
+
+    fn reader(&self, manifest: &TableManifest) -> Result<TableReader, FlowError> {
+        let names: Vec<&str> = manifest.columns.iter().map(|column| column.name.as_str()).collect();
+        let reader = TableReader::open(self.lake().clone(), Arc::new(manifest.clone()), &names, None)?;
+        Ok(reader.with_cache(self.chunk_cache().clone()))
+    }
+
+    async fn read_all(&self, manifest: &TableManifest, into: &mut Splitter) -> Result<(), FlowError> {
+        let mut reader = self.reader(manifest)?;
+        while let Some(batch) = reader.next().await? {
+            self.steps().count_decoded(batch.num_rows());
+            into.add(&batch).await?;
+        }
+        Ok(())
+    }
+
+    fn hashed(&self, manifest: &TableManifest) -> Result<Hashed, FlowError> {
+        let reader = self.reader(manifest)?;
+        let digest = RowsDigest::of_schema(reader.schema());
+        Ok(Hashed { digest: digest.ok_or_else(|| FlowError::Machine("columns of no item".into()))?, reader })
+    }
+}
+
+/// Rows with their hashes.
+struct Hashed {
+    reader: TableReader,
+    digest: RowsDigest,
+}
+
+impl Hashed {
+    async fn next(&mut self) -> Result<Option<(RecordBatch, Vec<u128>)>, FlowError> {
+        let Some(batch) = self.reader.next().await? else { return Ok(None) };
+        let hashes = self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?.to_vec();
+        Ok(Some((batch, hashes)))
+    }
+}
+
+/// Whether one of these is left, and takes it.
+fn take(counts: &mut HashMap<u128, u64>, hash: &u128) -> bool {
+    match counts.get_mut(hash) {
+        Some(count) if *count > 0 => {
+            *count -= 1;
+            true
+        }
+        _ => false,
+    }
+}
+
+fn filtered(batch: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch, LakeError> {
+    filter_record_batch(batch, mask).map_err(|e| LakeError::columns("comparing rows", e))
+}
+
+/// A version with the columns that its entry has gained since at its end.
+fn grown(manifest: TableManifest, spec: &EntrySpec) -> Result<TableManifest, FlowError> {
+    let columns = TableManifest::columns_of(spec);
+    let parts = manifest.carried_on(&columns, spec.region_column).map_err(|_| {
+        FlowError::bad_data("the version was pushed before its entry changed: ask the provider to push it again")
+    })?;
+    Ok(TableManifest { columns, parts, ..manifest })
+}

@@ -1,0 +1,199 @@
+use super::*;
+use crate::gate::{AgencyView, AgentView, Cut, StopView, Update};
+use lingqu_protocol::agency::AgentId;
+use lingqu_protocol::backflow::{BackflowList, RegionChange};
+use lingqu_protocol::close::CloseCode;
+use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::host::{Clock, Timestamp};
+use lingqu_protocol::ids::EntryId;
+use lingqu_protocol::region::RegionTable;
+use std::time::Duration;
+
+const COUNTY: &str = "91350100M000100Y43";
+const CITY: &str = "91512081MA62K0260E";
+const OTHER: &str = "91330100799655058B";
+
+const ENTRY: &str = concat!("code = \"307010/000001\"\n", include_str!("../../../../protocol/fixtures/entry.toml"));
+
+/// 2027-01-01.
+const NOW: Timestamp = Timestamp(1_798_732_800_000);
+
+struct Still;
+
+impl Clock for Still {
+    fn wall(&self) -> Timestamp {
+        NOW
+    }
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+}
+
+fn agency(code: &str, region: &str, duties: &[&str]) -> Update {
+    let region = region.parse().unwrap();
+    Update::Agency(AgencyView {
+        code: code.parse().unwrap(),
+        name: code.to_owned(),
+        region,
+        level: RegionTable::national().level(region),
+        duties: duties.iter().map(|duty| (*duty).to_owned()).collect(),
+        authority: false,
+    })
+}
+
+fn peer(code: &str) -> Peer {
+    Peer {
+        agent: AgentId { agency: code.parse().unwrap(), name: "a".parse().unwrap() },
+        address: [127, 0, 0, 1].into(),
+    }
+}
+
+fn ask(columns: &[&str]) -> FollowAsk {
+    FollowAsk { entry: "307010/000001".into(), columns: columns.iter().map(|c| (*c).to_owned()).collect() }
+}
+
+fn list(id: u128, at: i64, rows: &str) -> BackflowView {
+    let list = BackflowList::parse(&format!("name = \"n\"\n{rows}")).unwrap();
+    BackflowView {
+        list: ListId::from_bits(id),
+        published_at: Timestamp(at),
+        revoked: None,
+        rows: list.rows.into_iter().map(|row| (row, EntryId::from_bits(1))).collect(),
+        region_changes: list.region_changes,
+    }
+}
+
+fn row(to: &str, items: &str) -> String {
+    format!("[[backflow]]\nentry = \"307010/000001\"\n{to}\nduty = \"监管\"\n{items}\n")
+}
+
+fn world(lists: &[BackflowView]) -> Arc<Gate> {
+    let gate = Arc::new(Gate::new(Arc::new(Still)));
+    let spec = Arc::new(EntrySpec::parse(ENTRY).unwrap());
+    let entry = EntryView {
+        id: EntryId::from_bits(1),
+        code: Some("307010/000001".to_owned()),
+        provider: OTHER.parse().unwrap(),
+        spec,
+        published: true,
+    };
+    let mut updates = vec![
+        agency(COUNTY, "441900", &["市场监管"]),
+        agency(CITY, "4403", &["市场监管", "民政"]),
+        agency(OTHER, "44", &[]),
+        Update::Entry(entry),
+    ];
+    updates.extend([COUNTY, CITY, OTHER].map(|code| Update::Agent(AgentView { id: peer(code).agent, blocked: None })));
+    updates.extend(lists.iter().map(|list| Update::Backflow(Arc::new(list.clone()))));
+    gate.publish(updates);
+    gate.refresh(Duration::from_secs(60));
+    gate
+}
+
+fn word(gate: &Arc<Gate>, code: &str, ask: FollowAsk) -> &'static str {
+    gate.follow(&peer(code), ask).map_or_else(|denied| denied.word(), |_| "allowed")
+}
+
+#[test]
+fn who_is_on_the_list_gets_its_own_region_and_nobody_else_anything() {
+    let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]\nlevels = [\"county\"]", ""))]);
+    let permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    let allowed = permit.allowed();
+    assert_eq!(allowed.region.own().as_str(), "441900");
+    assert!(allowed.region.contains_text("441900003") && !allowed.region.contains_text("440304"));
+    assert_eq!(allowed.names().len(), allowed.entry.spec.items.len(), "all items where none are listed");
+    assert_eq!(word(&gate, CITY, ask(&[])), "no_entitlement", "another level");
+    assert_eq!(word(&gate, OTHER, ask(&[])), "no_entitlement", "the provider itself is not on it");
+    assert_eq!(word(&gate, COUNTY, FollowAsk { entry: "nothing".into(), columns: vec![] }), "entry_not_found");
+}
+
+#[test]
+fn items_are_those_of_all_rows_of_the_latest_list_that_names_one() {
+    let first = list(1, 1, &row("to_duties = [\"市场监管\"]", ""));
+    let two = row("to_duties = [\"市场监管\"]", "items = [\"region\"]")
+        + &row("to_duties = [\"民政\"]", "items = [\"credit_code\"]");
+    let gate = world(&[first.clone(), list(2, 2, &two)]);
+    let names = |code| {
+        let permit = gate.follow(&peer(code), ask(&[])).unwrap();
+        permit.allowed().names().into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((names(COUNTY), names(CITY)), (vec!["region".to_owned()], vec!["region".into(), "credit_code".into()]));
+    assert_eq!(word(&gate, COUNTY, ask(&["credit_code"])), "columns_outside_scope");
+    assert_eq!(word(&gate, CITY, ask(&["credit_code"])), "allowed");
+    // The later one is revoked: the earlier one counts again.
+    gate.publish(vec![Update::Backflow(Arc::new(BackflowView {
+        revoked: Some((NOW, "调整".into())),
+        ..list(2, 2, &two)
+    }))]);
+    assert_eq!(word(&gate, COUNTY, ask(&["credit_code"])), "allowed");
+    gate.publish(vec![Update::Backflow(Arc::new(BackflowView { revoked: Some((NOW, "调整".into())), ..first }))]);
+    assert_eq!(word(&gate, COUNTY, ask(&[])), "list_revoked");
+    assert_eq!(gate.follow(&peer(COUNTY), ask(&[])).map(drop).unwrap_err().code(), CloseCode::Suspended);
+}
+
+#[test]
+fn every_stop_and_a_revocation_end_what_runs() {
+    let rows = row("to_duties = [\"市场监管\"]", "");
+    let agent = peer(COUNTY).agent;
+    for selector in [
+        Selector::All,
+        Selector::Agency(agent.agency),
+        Selector::Agent(agent),
+        Selector::Entry(EntryId::from_bits(1)),
+        Selector::List(ListId::from_bits(1)),
+    ] {
+        let gate = world(&[list(1, 1, &rows)]);
+        let mut permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+        permit.renew().unwrap();
+        let stop = StopView { selector: selector.clone(), reason: "事件".into(), since: NOW };
+        gate.publish(vec![Update::Stop(stop)]);
+        assert_eq!(permit.leash().check().unwrap_err().word, "stopped", "{selector:?}");
+        assert_eq!(permit.renew().unwrap_err().word(), "stopped");
+        assert_eq!(word(&gate, COUNTY, ask(&[])), "stopped");
+    }
+    let gate = world(&[list(1, 1, &rows)]);
+    let permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    gate.publish(vec![Update::Backflow(Arc::new(BackflowView {
+        revoked: Some((NOW, "调整".into())),
+        ..list(1, 1, &rows)
+    }))]);
+    let cut: Cut = permit.leash().check().unwrap_err();
+    assert_eq!((cut.word, cut.code), ("list_revoked", CloseCode::Suspended));
+}
+
+#[test]
+fn another_region_or_other_columns_are_another_slice() {
+    let rows = row("to_duties = [\"市场监管\"]", "");
+    let gate = world(&[list(1, 1, &rows)]);
+    let mut permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    // The root names another region for the department.
+    gate.publish(vec![agency(COUNTY, "442000", &["市场监管"])]);
+    assert_eq!(permit.renew().unwrap_err().word(), "start_anew");
+    let mut permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    // A list that says the same: ask again, and go on.
+    gate.publish(vec![Update::Backflow(Arc::new(list(2, 2, &rows)))]);
+    assert_eq!(permit.renew().unwrap_err().code(), CloseCode::Draining);
+    let again = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    assert_eq!(again.slice(), permit.slice());
+    // A region was merged into it.
+    let merged = RegionChange {
+        from: "441900003".parse().unwrap(),
+        to: "442000001".parse().unwrap(),
+        since: "2026-12-31".parse().unwrap(),
+        basis: "批复".into(),
+    };
+    gate.publish(vec![Update::Backflow(Arc::new(BackflowView { region_changes: vec![merged], ..list(3, 3, &rows) }))]);
+    let merged = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    assert_ne!(merged.slice(), permit.slice());
+    assert!(merged.allowed().region.contains_text("441900003"));
+}
+
+#[tokio::test]
+async fn a_drain_is_heard() {
+    let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]", ""))]);
+    let mut permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    gate.drain();
+    permit.drained().await;
+    assert_eq!(permit.renew().unwrap_err().code(), CloseCode::Draining);
+    assert_eq!(word(&gate, COUNTY, ask(&[])), "draining");
+}

@@ -1,0 +1,122 @@
+use super::*;
+use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
+use object_store::memory::InMemory;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const CODES: [&str; 8] = ["44", "4403", "440304", "440304001", "441900", "441900003", "419001", "11"];
+
+fn lake() -> Lake {
+    Lake::new(Arc::new(InMemory::new()))
+}
+
+fn batch(rows: &[(Option<usize>, i64)]) -> RecordBatch {
+    let codes: ArrayRef = Arc::new(StringArray::from_iter(rows.iter().map(|(code, _)| code.map(|at| CODES[at]))));
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, n)| format!("secret-{n}"))));
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, n)| *n)));
+    RecordBatch::try_from_iter_with_nullable([("region", codes, true), ("name", names, true), ("n", numbers, true)])
+        .unwrap()
+}
+
+async fn split(lake: &Lake, batches: &[RecordBatch], spilled: bool) -> Split {
+    let folder = Path::from("splits/1");
+    let mut splitter = Splitter::new(lake.clone(), folder, batches[0].schema(), 0).unwrap();
+    if spilled {
+        splitter.split.memory_bytes = MEMORY_BYTES;
+    }
+    for batch in batches {
+        splitter.add(batch).await.unwrap();
+    }
+    splitter.finish().await.unwrap()
+}
+
+async fn slice(split: &Split, own: &str, aim: usize) -> Vec<i64> {
+    let region = RegionSlice::new(own.parse().unwrap(), &[], "2026-11-22".parse().unwrap());
+    let picked = split.pick(&region);
+    let (mut cursor, mut found) = (Cursor::default(), Vec::new());
+    while let Some(batch) = split.next(&picked, &mut cursor, &[2], aim).await.unwrap() {
+        let column = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
+        assert!(!column.is_empty());
+        found.extend(column.values());
+    }
+    assert_eq!(found.len() as u64, picked.rows);
+    found.sort_unstable();
+    found
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn every_slice_has_exactly_its_rows_in_memory_and_beside_the_lake(
+        codes in prop::collection::vec(prop::option::weighted(0.9, 0usize..8), 1..200),
+        aim in 1usize..4000,
+        cut in 1usize..60,
+        spilled: bool,
+    ) {
+        let rows: Vec<(Option<usize>, i64)> = codes.iter().zip(0i64..).map(|(code, n)| (*code, n)).collect();
+        let batches: Vec<RecordBatch> = rows.chunks(cut).map(batch).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let lake = lake();
+            let split = split(&lake, &batches, spilled).await;
+            assert_eq!(split.disk_bytes() > 0, spilled && rows.iter().any(|(code, _)| code.is_some()));
+            for own in ["44", "4403", "440304", "4419", "441900", "4190", "41", "11", "12"] {
+                let expected: Vec<i64> = rows
+                    .iter()
+                    .filter(|(code, _)| code.is_some_and(|at| CODES[at].starts_with(own)))
+                    .map(|(_, n)| *n)
+                    .collect();
+                assert_eq!(slice(&split, own, aim).await, expected, "{own}");
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
+    let lake = lake();
+    let rows = batch(&[(Some(2), 1), (Some(4), 2)]);
+    let held = split(&lake, &[rows.clone()], true).await;
+    assert!(lake.len(&Path::from("splits/1/0")).await.unwrap().is_some());
+    drop(held);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(lake.len(&Path::from("splits/1/0")).await.unwrap().is_none());
+    let held = split(&lake, &[rows], true).await;
+    let object = Path::from("splits/1/0");
+    let mut bytes = lake.get(&object, 1 << 20).await.unwrap().to_vec();
+    lake.remove(&object).await.unwrap();
+    let last = bytes.len() - 20;
+    bytes[last] ^= 1;
+    lake.put_new(&object, vec![bytes.into()]).await.unwrap();
+    let region = RegionSlice::new("441900".parse().unwrap(), &[], "2026-11-22".parse().unwrap());
+    let picked = held.pick(&region);
+    assert!(held.next(&picked, &mut Cursor::default(), &[0, 1, 2], 1000).await.is_err());
+    clear(&lake).await.unwrap();
+    assert!(lake.len(&object).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn nothing_of_another_region_is_in_a_slice() {
+    let rows = batch(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)]);
+    for spilled in [false, true] {
+        let split = split(&lake(), &[rows.clone()], spilled).await;
+        let region = RegionSlice::new("440304".parse().unwrap(), &[], "2026-11-22".parse().unwrap());
+        let picked = split.pick(&region);
+        let found = split.next(&picked, &mut Cursor::default(), &[1, 2], 1000).await.unwrap().unwrap();
+        let mut encoder = Encoder::new(found.schema()).unwrap();
+        let mut wire = encoder.schema().unwrap().to_vec();
+        wire.extend(encoder.batch(&found).unwrap().0.concat());
+        let text = String::from_utf8_lossy(&wire).into_owned();
+        assert!(text.contains("secret-22"));
+        for other in ["secret-11", "secret-33", "secret-44"] {
+            assert!(!text.contains(other), "{other}");
+        }
+    }
+    let counts: BTreeMap<String, u32> =
+        Placed::of(&rows, Some(0), 0).unwrap().runs().map(|(code, n)| (code.to_owned(), n)).collect();
+    assert_eq!(counts.get("441900"), Some(&2));
+}
