@@ -449,6 +449,10 @@ mod tests {
         let second = parts.keep(&view(2, |s| s.until = s.from));
         assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
         assert!(Arc::ptr_eq(&first.scope.party, &second.scope.party));
+        let rows = |grant: &Grant| Arc::clone(grant.scope.rows.as_ref().unwrap());
+        assert!(Arc::ptr_eq(&rows(&first), &rows(&second)));
+        let elsewhere = parts.keep(&GrantView { entry: EntryId::from_bits(2), ..view(5, |_| {}) });
+        assert!(!Arc::ptr_eq(&rows(&first), &rows(&elsewhere)), "a condition is typed against its entry");
         let county = parts.keep(&view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
         assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
         let other = parts.keep(&view(3, |s| s.columns.truncate(1)));

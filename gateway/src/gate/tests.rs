@@ -271,6 +271,17 @@ fn the_end_of_a_period_cuts_in_mid_stream() {
     assert_eq!(running.leash().check().unwrap_err().code, CloseCode::Expired);
 }
 
+#[test]
+fn a_cut_says_how_many_flows_it_was() {
+    let world = World::new();
+    let running = [(); 2].map(|()| world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap());
+    let cut = Cut { code: CloseCode::Suspended, word: "stopped", reason: "测试".into(), since: Timestamp(0) };
+    assert_eq!(world.gate.cut(&Selector::Grant(GrantId::from_bits(99)), &cut), 0);
+    assert!(running.iter().all(|permit| permit.leash().check().is_ok()));
+    assert_eq!(world.gate.cut(&Selector::Grant(world.grant), &cut), 2);
+    assert!(running.iter().all(|permit| permit.leash().check().is_err()));
+}
+
 #[tokio::test]
 async fn a_blocked_flow_wakes_up_when_it_is_cut() {
     let world = World::new();
