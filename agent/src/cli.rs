@@ -3,6 +3,8 @@
 pub mod args;
 
 mod acts;
+mod agent;
+mod backflow;
 mod check;
 mod doctor;
 mod join;
@@ -12,6 +14,7 @@ mod officer;
 mod paper;
 mod receipt;
 mod renew;
+mod service;
 mod template;
 mod transfers;
 
@@ -21,8 +24,8 @@ use crate::machine::Machine;
 use crate::output::Output;
 use crate::records::Kind;
 use args::{
-    ApplicationCommand, BackflowListCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand, OfficerCommand,
-    ReceiptCommand, StandingOrderCommand,
+    AgentCommand, ApplicationCommand, BackflowListCommand, CatalogueCommand, Command, FindingsCommand, GrantCommand,
+    OfficerCommand, ReceiptCommand, ServiceCommand, StandingOrderCommand,
 };
 use lingqu_certs::os;
 use lingqu_certs::profile::Profile;
@@ -164,6 +167,10 @@ pub async fn run(app: &App, command: Command) -> Result<u8, AgentError> {
         Command::Query(args) => lookup::query(app, &args).await?,
         Command::Match(args) => return transfers::match_keys(app, args).await,
         Command::Transfer(command) => return transfers::transfer(app, command).await,
+        Command::Backflow(args) => return backflow::backflow(app, args).await,
+        Command::Reconcile(args) => return backflow::reconcile(app, args).await,
+        Command::Agent(AgentCommand::Run) => return agent::run(app).await,
+        Command::Service(ServiceCommand::Install(args)) => service::install(app, &args)?,
         Command::Receipt(ReceiptCommand::Verify(args)) => receipt::verify(app, &args)?,
     }
     Ok(DONE)

@@ -9,6 +9,7 @@
 //! Nothing here decides what may be exchanged: the gateway does, and the agent checks what it is told against the root
 //! that its profile pins.
 
+pub mod backflow;
 pub mod batch;
 pub mod cli;
 pub mod connect;

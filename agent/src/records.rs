@@ -38,6 +38,8 @@ pub enum Kind {
     Version,
     /// Regions of a version.
     VersionRegion,
+    /// Rows and digests of a version, for who compares them (对账).
+    Reconcile,
 }
 
 impl Kind {
@@ -54,6 +56,7 @@ impl Kind {
             Self::Status => "status",
             Self::Version => "version",
             Self::VersionRegion => "version_region",
+            Self::Reconcile => "reconcile",
         }
     }
 }

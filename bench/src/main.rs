@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, cost, decide, demo, kill, kill_batch, lookups, outside, revocation};
+use lingqu_bench::{baseline, cost, decide, demo, kill, kill_backflow, kill_batch, lookups, outside, revocation};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -208,6 +208,12 @@ struct KillArgs {
     /// Kill pushes and pulls of rows instead of a push of a file: half of the kills each.
     #[arg(long)]
     batch: bool,
+    /// Kill gateway and subscribers while versions flow back into a folder, and a table with --postgres.
+    #[arg(long, conflicts_with = "batch")]
+    backflow: bool,
+    /// With --backflow: a database too, as `lingqu backflow --postgres` takes it; a table of it is made and stays.
+    #[arg(long, value_name = "URL", requires = "backflow")]
+    postgres: Option<String>,
     /// With --batch: TPC-H's scale of the rows.
     #[arg(long, default_value_t = 1.0)]
     scale: f64,
@@ -304,6 +310,13 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
         }
         Command::Kill(args) => {
             let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            if args.backflow {
+                let (kills, seed, side) = (args.kills, args.seed, args.side);
+                let options = kill_backflow::Options { kills, seed, side, postgres: args.postgres };
+                let told = kill_backflow::run(temp.path(), &options)?;
+                println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
+                return Ok(ExitCode::SUCCESS);
+            }
             if args.batch {
                 let options =
                     kill_batch::Options { scale: args.scale, kills: args.kills, seed: args.seed, side: args.side };

@@ -30,6 +30,8 @@ mod model;
 mod outbox_seeds;
 #[path = "all/segments.rs"]
 mod segments;
+#[path = "all/sinks/mod.rs"]
+mod sinks;
 #[path = "all/structure.rs"]
 mod structure;
 #[path = "all/tables.rs"]

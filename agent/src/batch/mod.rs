@@ -100,6 +100,13 @@ pub struct Piece {
     faults: Vec<Fault>,
 }
 
+impl Piece {
+    /// Its rows, where each could be read as it is.
+    pub(crate) fn into_whole(self) -> Option<RecordBatch> {
+        self.faults.is_empty().then_some(self.batch)
+    }
+}
+
 /// Where rows stand in their file.
 #[derive(Debug)]
 enum Lines {

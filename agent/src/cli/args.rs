@@ -1,9 +1,11 @@
 //! What can be said to `lingqu`, as clap reads it.
 
 mod acts;
+mod backflow;
 mod transfers;
 
 pub use acts::*;
+pub use backflow::*;
 pub use transfers::*;
 
 use clap::{Args, Parser, Subcommand};
@@ -27,7 +29,7 @@ doctor and push batch --check, whose reports come first).
 中文：环境变量 LC_ALL 或 LANG 以 zh 开头时，先显示中文。
 
 Exit codes: 0 done, 1 our fault, 2 usage, 3 denied or not found, 4 suspended or revoked, 5 integrity, 6 unreachable after
-retries, 7 the data is bad, 8 queued, not done yet.";
+retries, 7 the data is bad, 8 not done yet: queued, or nothing as fresh as --max-age came.";
 
 /// Lingqu 灵渠: the agent of the government data exchange gateway (政务数据交换网关代理).
 #[derive(Debug, Parser)]
@@ -97,6 +99,16 @@ pub enum Command {
     Query(QueryArgs),
     /// Ask for the records of a file of keys. (核对)
     Match(MatchArgs),
+    /// Get this agency's own region of an entry, version by version, by the published list. (回流)
+    Backflow(BackflowArgs),
+    /// Compare rows and digests of provider, gateway and receiver. (对账)
+    Reconcile(ReconcileArgs),
+    /// The agent as a program that stays. (代理服务)
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// The agent as a service of this machine. (系统服务)
+    #[command(subcommand)]
+    Service(ServiceCommand),
     /// Transfers in this agent's outbox. (传输)
     #[command(subcommand)]
     Transfer(TransferCommand),

@@ -57,6 +57,9 @@ const fn columns(kind: Kind) -> &'static [Column] {
             ("rows_digest", "rows_digest", "数据行摘要"),
             ("committed_at", "since", "时间"),
         ],
+        Kind::Reconcile => {
+            &[("region", "region", "行政区划"), ("rows", "rows", "行数"), ("rows_digest", "rows_digest", "数据行摘要")]
+        }
         Kind::VersionRegion => &[ID, NAME, ("rows", "rows", "行数"), ("rows_digest", "rows_digest", "数据行摘要")],
     }
 }

@@ -362,6 +362,38 @@ async fn transfer_data(desk: &Desk, record: &Record) -> Result<Value, AgentError
     })
 }
 
+/// Runs what is queued or was cut, one after the other. What fails for good says so in its record; what may pass is left for the
+/// next time.
+///
+/// # Errors
+/// An outbox that cannot be read.
+pub(super) async fn drain(app: &App) -> Result<(), AgentError> {
+    let desk = Desk::new(app)?;
+    let (mut records, _) = desk.env.outbox.list()?;
+    // The oldest first.
+    records.reverse();
+    for record in records {
+        let waits = match record.state {
+            State::Queued => true,
+            State::Running => !desk.env.outbox.is_held(record.id)?,
+            State::Done | State::Failed { .. } => false,
+        };
+        let has_place = !matches!(&record.work, Work::Pull(work) if work.out.as_os_str() == "-");
+        if !waits || !has_place {
+            continue;
+        }
+        // Another process may have taken it in between, or finished it.
+        let Ok(hold) = desk.env.outbox.hold(record.id) else { continue };
+        let Some(record) = desk.env.outbox.load(record.id)? else { continue };
+        let id = record.id;
+        match run(app, &desk, &hold, record, None, false).await {
+            Ok(_) => tracing::info!(transfer = %id, "done"),
+            Err(error) => tracing::warn!(transfer = %id, %error, "not done"),
+        }
+    }
+    Ok(())
+}
+
 /// `transfer`.
 pub(super) async fn transfer(app: &App, command: TransferCommand) -> Result<u8, AgentError> {
     let desk = Desk::new(app)?;

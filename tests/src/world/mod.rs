@@ -13,6 +13,7 @@ pub mod data;
 mod files;
 mod gateway;
 mod http;
+pub mod postgres;
 mod program;
 pub mod raw;
 mod specs;

@@ -11,6 +11,7 @@ mod formats;
 mod lookups;
 mod misuse;
 mod receipts;
+mod receiving;
 mod renewal;
 mod scopes;
 mod top;
