@@ -425,8 +425,11 @@ mod tests {
         Shape(types.split(' ').map(column).collect())
     }
 
+    /// What a row is made from.
+    type Values = (String, i32, i64, u64, i64, Option<bool>);
+
     /// Rows of values of all types, some of them missing.
-    fn rows(values: &[(String, i32, i64, u64, i64, Option<bool>)]) -> RecordBatch {
+    fn rows(values: &[Values]) -> RecordBatch {
         let mut columns: Vec<Column> = shape().0.iter().map(|c| Column::of(c.item_type)).collect();
         for (text, int, long, bits, money, flag) in values {
             for column in &mut columns {
