@@ -54,8 +54,11 @@ fn code(n: usize) -> String {
     all.find_map(|c| CreditCode::parse(&format!("{body}{c}")).ok()).unwrap().to_string()
 }
 
-fn rows(of: &[(&str, &str, &str, i64)]) -> RecordBatch {
-    let texts = |pick: &dyn Fn(&(&str, &str, &str, i64)) -> String| -> ArrayRef {
+/// Region, code, note and number.
+type Row<'a> = (&'a str, &'a str, &'a str, i64);
+
+fn rows(of: &[Row<'_>]) -> RecordBatch {
+    let texts = |pick: &dyn Fn(&Row<'_>) -> String| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(of.iter().map(pick)))
     };
     let columns: [(&str, ArrayRef); 4] = [

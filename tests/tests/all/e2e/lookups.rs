@@ -93,7 +93,7 @@ fn records_are_found_by_their_key_in_every_kind_of_version() {
     push_rows(world, &at, &file, &["--no-verbatim"]).ok();
 
     // In runs that are sorted by region.
-    let inside = given(&[base.clone()]);
+    let inside = given(std::slice::from_ref(&base));
     let outside = (0..base.num_rows()).find(|row| !base.column(0).as_string::<i32>().value(*row).starts_with("4403"));
     let (there, elsewhere) = (inside.rows[17][1].clone(), code_of(&base, outside.unwrap()));
     let found = query(world, &at, &there);
@@ -149,7 +149,7 @@ fn records_are_found_by_their_key_in_every_kind_of_version() {
     let stays = |batch: &RecordBatch| {
         Rows::of(std::slice::from_ref(batch)).filter("credit_code", |code| !gone.iter().any(|gone| gone == code))
     };
-    let kept = Rows::of(&[changed.clone()]);
+    let kept = Rows::of(std::slice::from_ref(&changed));
     let kept =
         Rows { rows: kept.rows.into_iter().enumerate().filter(|(i, _)| i % 4 != 0).map(|(_, r)| r).collect(), ..kept };
     let version = stays(&base).and(&stays(&more)).and(&kept).and(&Rows::of(&[registrations(62, 5)]));
@@ -172,7 +172,7 @@ fn answers_come_in_every_format_with_their_receipt_and_bad_keys_are_named() {
     push_rows(world, &at, &file, &[]).ok();
     let asked: Vec<String> = (0..400).rev().map(|row| code_of(&base, row)).chain(["NONE".into()]).collect();
     let keys = keys_file(world, &asked);
-    check(world, &at, &asked, &given(&[base.clone()]));
+    check(world, &at, &asked, &given(std::slice::from_ref(&base)));
     let all = matched(world, &at, &keys, "answers.csv", &["--columns", "staff"]);
     assert_eq!(all.columns, ["credit_code", "_found", "staff"]);
     assert_eq!(all.rows.iter().map(|row| row[0].clone()).collect::<Vec<_>>(), asked, "in the order of the keys");
