@@ -78,7 +78,7 @@ proptest! {
 async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
     let lake = lake();
     let rows = batch(&[(Some(2), 1), (Some(4), 2)]);
-    let held = split(&lake, &[rows.clone()], true).await;
+    let held = split(&lake, std::slice::from_ref(&rows), true).await;
     assert!(lake.len(&Path::from("splits/1/0")).await.unwrap().is_some());
     drop(held);
     for _ in 0..100 {
@@ -103,7 +103,7 @@ async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
 async fn nothing_of_another_region_is_in_a_slice() {
     let rows = batch(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)]);
     for spilled in [false, true] {
-        let split = split(&lake(), &[rows.clone()], spilled).await;
+        let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
         let region = RegionSlice::new("440304".parse().unwrap(), &[], "2026-11-22".parse().unwrap());
         let picked = split.pick(&region);
         let found = split.next(&picked, &mut Cursor::default(), &[1, 2], 1000).await.unwrap().unwrap();
