@@ -1,7 +1,7 @@
 //! Where the rows of a key lie: for each part, the hashes of its rows' keys in order, each with its row. Made by ingest from
 //! the values themselves; what a provider's file says of its values is never read.
 //!
-//! A section lists the keys of some rows of a part: pages of [`PAGE_ENTRIES`] entries (hash of the key, 8 bytes; row, counted
+//! A section lists the keys of some rows of a part: pages of `PAGE_ENTRIES` entries (hash of the key, 8 bytes; row, counted
 //! from the section's first one, 4 bytes; little-endian, in ascending order of both), then a directory with the first hash
 //! of each page and the first 16 bytes of the page's BLAKE3 hash. The manifest vouches for the directory, and that for the
 //! pages. A section of a run lies in the run's object, those of a provider's file in objects of their own.
