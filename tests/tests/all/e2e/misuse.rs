@@ -152,8 +152,8 @@ fn a_sweep_over_keys_is_cut() {
             assert!(dialled.pull_rows(ask(n)).await.end.is_some());
         }
         assert!(findings(&world).is_empty());
-        assert!(dialled.pull_rows(ask(11)).await.end.is_some());
-        for n in 12.. {
+        // The twelfth is one too many; it may be cut itself, or the one after it.
+        for n in 11.. {
             assert!(n < 1_000, "nothing was cut");
             if let Some(fault) = dialled.pull_rows(ask(n)).await.fault {
                 assert_eq!(fault.word, "stopped", "{fault:?}");
