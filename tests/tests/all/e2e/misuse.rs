@@ -162,7 +162,7 @@ fn a_sweep_over_keys_is_cut() {
         }
     });
     // The cut acts first; its finding is committed after.
-    lingqu_tests::world::wait_until("the finding is there", || !findings(&world).is_empty());
+    wait_until("it is found", || !findings(&world).is_empty());
     let found = findings(&world);
     assert_eq!((found.len(), text(&found[0], "rule")), (1, "enumeration"), "{found:?}");
 }
