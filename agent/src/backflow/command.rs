@@ -8,7 +8,7 @@
 
 use super::stream::{cannot_read, schema, with_op};
 use super::{Begin, Cursor, KeptCursor, Promise, Shape, Sink, Take, out_of_order};
-use crate::batch::sink::{Format, Sink as FileSink, SinkError, WriteOptions};
+use crate::batch::sink::{FileWrite, Format, Sink as FileSink, SinkError, WriteOptions};
 use crate::error::{AgentError, Told};
 use arrow::array::RecordBatch;
 use arrow::ipc::writer::StreamWriter;
@@ -61,7 +61,7 @@ pub struct CommandSink {
 }
 
 enum Spool {
-    Arrow(Box<StreamWriter<DiskWrite>>),
+    Arrow(Box<StreamWriter<FileWrite>>),
     Csv(Box<FileSink>),
 }
 
@@ -156,7 +156,7 @@ impl Sink for CommandSink {
             }
             CommandFormat::Arrow => {
                 let file = self.disk.create(&path).map_err(|e| failed(e.into()))?;
-                let writer = StreamWriter::try_new(DiskWrite { file, at: 0 }, &schema);
+                let writer = StreamWriter::try_new(FileWrite::new(file.into()), &schema);
                 Spool::Arrow(Box::new(writer.map_err(|e| failed(e.into()))?))
             }
         };
@@ -229,24 +229,6 @@ fn not_taken(version: u64, said: &str) -> AgentError {
         )
         .next("put it right and start again: the version comes again", "修正命令后重新执行，该版本会再次交付"),
     )
-}
-
-/// Writes a file of the disk from front to back.
-struct DiskWrite {
-    file: Box<dyn DiskFile>,
-    at: u64,
-}
-
-impl Write for DiskWrite {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.file.write_all_at(buf, self.at)?;
-        self.at += buf.len() as u64;
-        Ok(buf.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

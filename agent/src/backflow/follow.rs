@@ -7,13 +7,13 @@ use crate::connect::{Backoff, ControlStream, Session, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::id_from_key;
 use crate::records::{self, Kind};
-use crate::transfer::{Dial, Meter, answer, peer, reason};
+use crate::transfer::{Dial, Meter, answer, next_data_stream, peer, reason};
 use lingqu_protocol::backflow::SILENCE_MAX;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::frame::Event;
 use lingqu_protocol::host::Entropy;
 use lingqu_protocol::ids::TransferId;
-use lingqu_protocol::session::{FrameReader, SessionError, event_name};
+use lingqu_protocol::session::{SessionError, event_name};
 use lingqu_protocol::stream::{Channel, StreamError};
 use lingqu_protocol::wire::reply::Reply;
 use lingqu_protocol::wire::{self, CaughtUp, DataHello, Follow, FollowReady, Slice, SliceAck, SliceEnd, request, step};
@@ -341,7 +341,7 @@ async fn flow<C: Channel>(
     let mut end = None;
     let mut data = None;
     if let Some(hello) = hello {
-        let opening = open(channel, hello);
+        let opening = next_data_stream(channel, hello);
         tokio::pin!(opening);
         data = Some(loop {
             tokio::select! {
@@ -403,17 +403,6 @@ async fn failed(taking: &mut Taking) -> AgentError {
     match (&mut taking.answer).await {
         Ok(Err(error)) => error,
         Ok(Ok(_)) | Err(_) => ended(),
-    }
-}
-
-/// The data stream of this subscription.
-async fn open<C: Channel>(channel: &C, hello: &DataHello) -> Result<FrameReader<C::Recv>, AgentError> {
-    let mut data = FrameReader::new(channel.accept_uni().await?);
-    let said: DataHello = data.expect("DataHello").await?;
-    if said == *hello {
-        Ok(data)
-    } else {
-        Err(peer("a data stream of another subscription", "收到不属于本订阅的数据流"))
     }
 }
 

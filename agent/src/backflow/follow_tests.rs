@@ -14,7 +14,7 @@ use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::ids::GatewayId;
 use lingqu_protocol::ipc::{BatchRoot, Encoder};
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
-use lingqu_protocol::session::FrameWriter;
+use lingqu_protocol::session::{FrameReader, FrameWriter};
 use lingqu_protocol::wire::{Alive, Fault, Hello, Record, Records, Request, SliceTaken, Step, Welcome, reply};
 use std::path::Path;
 use std::sync::Mutex;

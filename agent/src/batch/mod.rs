@@ -17,6 +17,7 @@ mod xlsx;
 
 pub use cells::Zone;
 pub use encoding::TextEncoding;
+pub(crate) use spell::Spelled;
 
 use crate::error::{AgentError, Told};
 use ::arrow::array::RecordBatch;

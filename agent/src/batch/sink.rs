@@ -182,7 +182,7 @@ impl Sink {
         schema: SchemaRef,
     ) -> Result<Self, SinkError> {
         let file: Arc<dyn DiskFile> = Arc::from(disk.create(path)?);
-        let write = FileWrite { file: file.clone(), at: 0 };
+        let write = FileWrite::new(file.clone());
         let buffered = |write| BufWriter::with_capacity(BUFFER_BYTES, write);
         let inner = match format {
             Format::Parquet => {
@@ -268,9 +268,15 @@ fn no_item() -> SinkError {
 }
 
 /// Writes a file of the disk from front to back.
-struct FileWrite {
+pub(crate) struct FileWrite {
     file: Arc<dyn DiskFile>,
     at: u64,
+}
+
+impl FileWrite {
+    pub(crate) const fn new(file: Arc<dyn DiskFile>) -> Self {
+        Self { file, at: 0 }
+    }
 }
 
 impl Write for FileWrite {

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 const DAY_US: i64 = 86_400_000_000;
 
 /// A column by its type.
-pub(super) enum Spelled<'a> {
+pub(crate) enum Spelled<'a> {
     String(&'a StringArray),
     Int32(&'a Int32Array),
     Int64(&'a Int64Array),
@@ -27,7 +27,7 @@ pub(super) enum Spelled<'a> {
 
 impl<'a> Spelled<'a> {
     /// Of a canonical column; `None` where it is none.
-    pub(super) fn of(column: &'a ArrayRef) -> Option<Self> {
+    pub(crate) fn of(column: &'a ArrayRef) -> Option<Self> {
         Some(match column.data_type() {
             DataType::Utf8 => Self::String(column.as_string_opt()?),
             DataType::Int32 => Self::Int32(column.as_primitive_opt::<Int32Type>()?),
@@ -49,7 +49,7 @@ impl<'a> Spelled<'a> {
         batch.columns().iter().map(Self::of).collect()
     }
 
-    pub(super) fn is_null(&self, row: usize) -> bool {
+    pub(crate) fn is_null(&self, row: usize) -> bool {
         match self {
             Self::String(c) => c.is_null(row),
             Self::Int32(c) => c.is_null(row),

@@ -12,7 +12,7 @@ use crate::batch::sink::{Format, WriteOptions};
 use crate::connect::{ControlStream, unexpected};
 use crate::error::{AgentError, Told};
 use crate::outbox::PullWork;
-use crate::transfer::{Env, Expected, Meter, blocking, peer, reason, settle, settle_at_once};
+use crate::transfer::{Env, Expected, Meter, blocking, next_data_stream, reason, settle, settle_at_once};
 use bytes::Bytes;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::frame::Event;
@@ -279,7 +279,7 @@ async fn flow<C: Channel>(
     writer: &Writer,
 ) -> Result<(PullEnd, Arrived), AgentError> {
     let mut end = None;
-    let opening = open(channel, hello);
+    let opening = next_data_stream(channel, hello);
     tokio::pin!(opening);
     let mut data = loop {
         tokio::select! {
@@ -341,17 +341,6 @@ async fn next<R: RecvHalf>(data: &mut FrameReader<R>) -> Result<Option<Message>,
         }
         None => Ok(None),
         other => Err(SessionError::Unexpected { expected: "a batch", got: event_name(other.as_ref()) }.into()),
-    }
-}
-
-/// The data stream of this pull.
-async fn open<C: Channel>(channel: &C, hello: &DataHello) -> Result<FrameReader<C::Recv>, AgentError> {
-    let mut data = FrameReader::new(channel.accept_uni().await?);
-    let said: DataHello = data.expect("DataHello").await?;
-    if said == *hello {
-        Ok(data)
-    } else {
-        Err(peer("a data stream of another transfer", "收到不属于本次传输的数据流"))
     }
 }
 

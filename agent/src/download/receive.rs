@@ -2,7 +2,7 @@
 
 use super::staging::Staging;
 use crate::error::{AgentError, Told};
-use crate::transfer::{Differs, Meter, Roots, blocking, peer, task_failed};
+use crate::transfer::{Differs, Meter, Roots, blocking, data_stream, peer, task_failed};
 use bytes::{Bytes, BytesMut};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::{CHUNK_BYTES, ChunkValue, chunk_value};
@@ -48,12 +48,7 @@ pub(super) async fn receive<R: RecvHalf>(
     recv: R,
     commit: mpsc::Sender<u32>,
 ) -> Result<(), AgentError> {
-    let mut reader = FrameReader::new(recv);
-    let hello: DataHello = reader.expect("DataHello").await?;
-    if hello != intake.hello {
-        reader.stop(CloseCode::Protocol);
-        return Err(peer("a data stream of another transfer", "收到不属于本次传输的数据流"));
-    }
+    let mut reader = data_stream(recv, &intake.hello).await?;
     let (tx, rx) = mpsc::channel(WAITING_PIECES);
     let of = intake.clone();
     let writer = tokio::spawn(blocking(move || write(&of, rx, &commit)));

@@ -17,9 +17,11 @@ pub use tries::{Patience, Tries};
 use crate::connect::{ControlStream, Session};
 use crate::error::{AgentError, Told};
 use crate::outbox::Outbox;
+use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::{Clock, Disk};
-use lingqu_protocol::session::SessionError;
-use lingqu_protocol::stream::{Channel, StreamError};
+use lingqu_protocol::session::{FrameReader, SessionError};
+use lingqu_protocol::stream::{Channel, RecvHalf, StreamError};
+use lingqu_protocol::wire::DataHello;
 use lingqu_protocol::wire::reply::Reply;
 use std::future::Future;
 use std::sync::Arc;
@@ -68,6 +70,25 @@ pub(crate) fn task_failed(error: &tokio::task::JoinError) -> AgentError {
 /// The gateway sent what no gateway should.
 pub(crate) fn peer(en: impl Into<String>, zh: impl Into<String>) -> AgentError {
     AgentError::Peer(Told::new("protocol", en, zh).next("compare the versions of both programs", "核对双方程序的版本"))
+}
+
+/// A data stream that the gateway opened, where it begins with `hello`: it belongs to what was asked.
+pub(crate) async fn data_stream<R: RecvHalf>(recv: R, hello: &DataHello) -> Result<FrameReader<R>, AgentError> {
+    let mut data = FrameReader::new(recv);
+    let said: DataHello = data.expect("DataHello").await?;
+    if said == *hello {
+        return Ok(data);
+    }
+    data.stop(CloseCode::Protocol);
+    Err(peer("a data stream of something else", "收到不属于本次请求的数据流"))
+}
+
+/// The next one.
+pub(crate) async fn next_data_stream<C: Channel>(
+    channel: &C,
+    hello: &DataHello,
+) -> Result<FrameReader<C::Recv>, AgentError> {
+    data_stream(channel.accept_uni().await?, hello).await
 }
 
 /// Does blocking work on a blocking thread.

@@ -1,12 +1,13 @@
 //! What a transfer leaves in state and ledger. Data first, then the one transaction of records and leaf, then the receipt:
 //! what is acknowledged is there, and what is there was recorded.
 
+use super::Flow;
+use super::claim::AloneClaim;
 use super::error::FlowError;
 use super::pull::Delivered;
 use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_draft};
 use super::serve_files::listing;
 use super::wires::{CONTROL_WAIT, Wires};
-use super::{Flow, Opened};
 use crate::gate::{Peer, Permit, PullPermit, PushPermit};
 use crate::lake::manifest::{Part, TableManifest};
 use crate::ledger::{Entry, receipt_leaf};
@@ -20,13 +21,30 @@ use lingqu_protocol::receipt::{
     Algorithms, DataKind, Direction, GrantVersion, RECEIPT_FILES_MAX, RECEIPT_VERSION, ReceiptFile, Statement,
 };
 use lingqu_protocol::stream::Channel;
-use lingqu_protocol::wire::{self, Step, reply, step};
+use lingqu_protocol::wire::{self, Receipt, Step, reply, step};
 
 /// Tries of a commit that lost a race for the next version number: each loser's next try meets one racer less.
 const COMMIT_TRIES: usize = 16;
 
 /// The mode of a pull that answers keys.
 pub const MATCH_MODE: &str = "match";
+
+/// Whether a transfer that begins has ended already.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// It runs.
+    Running,
+    /// It was committed; its first receipt.
+    Committed(Receipt),
+}
+
+/// The same for one that is held alone.
+pub(super) enum OpenedAlone {
+    /// It runs, in this session only.
+    Running(AloneClaim),
+    /// It was committed; its first receipt.
+    Committed(Receipt),
+}
 
 /// A transfer that begins.
 #[derive(Clone, Debug)]
@@ -172,6 +190,26 @@ impl Flow {
         self.state().commit(Change { writes: vec![write], leaves: vec![leaf], ..Change::default() }).await?;
         self.failpoint("transfer.opened");
         Ok(Opened::Running)
+    }
+
+    /// Opens a transfer that leaves something in the lake before its commit, and holds it alone: a session that had it
+    /// before has ended.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub(super) async fn open_alone(&self, peer: &Peer, opening: Opening) -> Result<OpenedAlone, FlowError> {
+        if let Opened::Committed(receipt) = self.open_transfer(peer, opening.clone()).await? {
+            return Ok(OpenedAlone::Committed(receipt));
+        }
+        let hold = self.claims().take_alone(opening.transfer).await;
+        if !self.is_committed(peer, opening.transfer).await? {
+            return Ok(OpenedAlone::Running(hold));
+        }
+        // By the session that was taken over, a moment ago.
+        match self.open_transfer(peer, opening).await? {
+            Opened::Committed(receipt) => Ok(OpenedAlone::Committed(receipt)),
+            Opened::Running => Err(FlowError::Busy),
+        }
     }
 
     /// Whether a transfer of this agent's was committed: then its first receipt is all that is left to give.

@@ -1,5 +1,6 @@
 //! What every flow stands on, given by the composition root.
 
+use super::claim::{Claim, Claims};
 use super::commit::read;
 use super::error::FlowError;
 use super::opened::OpenVersions;
@@ -21,11 +22,11 @@ use lingqu_protocol::digest::Digest;
 use lingqu_protocol::fileset::FileEntry;
 use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
-use lingqu_protocol::wire::{Receipt, Record as WireRecord, Records};
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use lingqu_protocol::wire::{Record as WireRecord, Records};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 /// Segments in memory at once, over all transfers: 64 MiB, half of what the gateway may have in all.
 const SEGMENTS_IN_MEMORY: usize = 8;
@@ -102,19 +103,8 @@ pub struct Flow {
     answers: Semaphore,
     reading: Reading,
     steps: Steps,
-    claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
-    /// Held by the session that works on what a transfer left in the lake.
-    alone: Mutex<HashMap<TransferId, Weak<tokio::sync::Mutex<()>>>>,
+    claims: Claims,
     denials: Mutex<Denials>,
-}
-
-/// Whether a transfer that begins has ended already.
-#[derive(Clone, Debug)]
-pub enum Opened {
-    /// It runs.
-    Running,
-    /// It was committed; its first receipt.
-    Committed(Receipt),
 }
 
 /// What the gateway's hello says of its ledger.
@@ -144,8 +134,7 @@ impl Flow {
             chunk_cache,
             reading: Reading::default(),
             steps: Steps::default(),
-            claims: Arc::default(),
-            alone: Mutex::default(),
+            claims: Claims::default(),
             denials: Mutex::new(Denials::default()),
         }
     }
@@ -215,27 +204,12 @@ impl Flow {
 
     /// Takes a transfer over from whoever runs it.
     pub fn claim(&self, transfer: TransferId) -> Claim {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = claims.entry(transfer).or_insert_with(|| watch::Sender::new(0));
-        sender.send_modify(|owner| *owner += 1);
-        let mine = *sender.borrow();
-        Claim { transfer, mine, owner: sender.subscribe(), claims: Arc::clone(&self.claims) }
+        self.claims.take(transfer)
     }
 
-    /// Waits until no other session works on what this transfer left in the lake: one that was taken over ends soon, or is
-    /// about to commit, and then the caller finds the transfer committed.
-    pub async fn alone(&self, transfer: TransferId) -> OwnedMutexGuard<()> {
-        let mutex = {
-            let mut all = self.alone.lock().unwrap_or_else(PoisonError::into_inner);
-            all.retain(|_, held| held.strong_count() > 0);
-            let known = all.get(&transfer).and_then(Weak::upgrade);
-            known.unwrap_or_else(|| {
-                let new = Arc::new(tokio::sync::Mutex::new(()));
-                all.insert(transfer, Arc::downgrade(&new));
-                new
-            })
-        };
-        mutex.lock_owned().await
+    /// Which session works on what.
+    pub(super) const fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     /// A version of an entry; 0 means the latest.
@@ -516,33 +490,5 @@ async fn share(memory: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, FlowErro
     match tokio::time::timeout(MEMORY_WAIT, Arc::clone(memory).acquire_owned()).await {
         Ok(Ok(share)) => Ok(share),
         Ok(Err(_)) | Err(_) => Err(FlowError::OverLimit { what: "the memory for transfers; try again later".into() }),
-    }
-}
-
-/// A session's hold of a transfer, until another session takes it over.
-pub struct Claim {
-    transfer: TransferId,
-    mine: u64,
-    owner: watch::Receiver<u64>,
-    claims: Arc<Mutex<HashMap<TransferId, watch::Sender<u64>>>>,
-}
-
-impl Claim {
-    /// Waits until another session holds the transfer.
-    pub async fn lost(&self) {
-        let mut owner = self.owner.clone();
-        // Without a sender nobody can take it over any more.
-        if owner.wait_for(|owner| *owner != self.mine).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
-        if *self.owner.borrow() == self.mine {
-            claims.remove(&self.transfer);
-        }
     }
 }

@@ -74,12 +74,7 @@ pub async fn follow<C: Channel, S: Send>(
     flow.begin_subscription(peer, id, &permit).await?;
     let _counted = metrics::subscribed();
     let following = Following { flow, permit, peer, id, ask: &ask, share: &share };
-    tokio::select! {
-        biased;
-        cut = leash.cut() => Err(cut.into()),
-        () = claim.lost() => Err(FlowError::Conflict { what: "another request took this subscription over".into() }),
-        done = following.run(known, wires) => done,
-    }
+    claim.work(&leash, following.run(known, wires)).await
 }
 
 struct Following<'a, F> {

@@ -3,15 +3,15 @@
 //! Keys come in bounded batches and are answered in bounded batches, in their order; memory is the same whatever their
 //! number. A match that was cut begins anew: as the same transfer it answers the same keys from the same version.
 
+use super::Flow;
 use super::answer::{Answering, Bounds};
-use super::commit::{Committing, MATCH_MODE, Opening};
+use super::commit::{Committing, MATCH_MODE, Opened, Opening};
 use super::error::FlowError;
 use super::meter::{Meter, count_request};
 use super::pull::{Delivered, end};
 use super::record::VersionRow;
 use super::serve_table::Sending;
 use super::wires::{Arrivals, DataLane, Wires};
-use super::{Flow, Opened};
 use crate::gate::{Peer, Permit, PullPermit, Wait};
 use arrow::array::{Array, RecordBatch};
 use arrow::compute::concat_batches;
@@ -96,12 +96,7 @@ pub async fn match_keys<C: Channel>(
         drop(lane);
         Ok(delivered)
     };
-    let served = tokio::select! {
-        biased;
-        cut = permit.leash().cut() => Err(cut.into()),
-        () = claim.lost() => Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        served = work => served,
-    };
+    let served = claim.work(permit.leash(), work).await;
     meter.close().await?;
     let delivered = served?;
     let receipt = flow.commit_delivery(&permit, Committing::delivery(peer, transfer, &version, delivered)).await?;

@@ -4,6 +4,7 @@
 //! [`pull`](fn@pull)), its commit and its receipt.
 
 mod answer;
+mod claim;
 pub mod commit;
 mod context;
 pub mod error;
@@ -29,7 +30,7 @@ pub mod subscription;
 pub mod transform;
 pub mod wires;
 
-pub use context::{Facts, Flow, FlowParts, Greeting, Opened};
+pub use context::{Facts, Flow, FlowParts, Greeting};
 pub use error::FlowError;
 pub use follow::follow;
 pub use match_keys::match_keys;

@@ -1,12 +1,12 @@
 //! A pull, top to bottom: permit, its record in the ledger, what there is, what is wanted, data, end record, receipt.
 
-use super::commit::{Committing, Opening};
+use super::commit::{Committing, Opened, Opening};
 use super::error::FlowError;
 use super::meter::{Meter, count_request};
 use super::record::VersionRow;
 use super::serve_table::Asked;
 use super::wires::Wires;
-use super::{Flow, Opened, serve_files, serve_table};
+use super::{Flow, serve_files, serve_table};
 use crate::gate::{Peer, Permit, PullPermit};
 use crate::lake::manifest::TableManifest;
 use lingqu_protocol::digest::Digest;
@@ -90,12 +90,8 @@ pub async fn pull<C: Channel>(
     }
     let claim = flow.claim(transfer);
     let meter = Arc::new(Meter::new(Arc::clone(flow), &permit));
-    let served = tokio::select! {
-        biased;
-        cut = permit.leash().cut() => Err(cut.into()),
-        () = claim.lost() => Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        served = serve(flow, &permit, Asked { transfer, content, mark: &ask.mark }, &version, &ask, &meter, wires) => served,
-    };
+    let asked = Asked { transfer, content, mark: &ask.mark };
+    let served = claim.work(permit.leash(), serve(flow, &permit, asked, &version, &ask, &meter, wires)).await;
     meter.close().await?;
     let delivered = served?;
     let receipt = flow.commit_delivery(&permit, Committing::delivery(peer, transfer, &version, delivered)).await?;

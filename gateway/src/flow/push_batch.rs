@@ -1,11 +1,11 @@
 //! A push of rows, top to bottom: permit, what is durable already, schema, batches into sorted runs, end record, commit,
 //! receipt.
 
-use super::commit::{Committing, Opening};
+use super::Flow;
+use super::commit::{Committing, OpenedAlone, Opening};
 use super::error::FlowError;
 use super::pull::Delivered;
 use super::wires::{Arrivals, Wires};
-use super::{Flow, Opened};
 use crate::gate::{Leash, Peer, Permit, PushPermit, Wait};
 use crate::lake::manifest::{Manifest, TableManifest};
 use crate::lake::shape::Shape;
@@ -66,31 +66,12 @@ pub async fn push_batch<C: Channel>(
         mode: ask.mode.clone(),
         content: Digest::blake3(ask.mode.as_bytes()),
     };
-    match flow.open_transfer(peer, opening.clone()).await? {
-        Opened::Committed(receipt) => {
-            return flow.conclude(peer, transfer, receipt, wires).await;
-        }
-        Opened::Running => {}
-    }
-    let claim = flow.claim(transfer);
-    let alone = flow.alone(transfer).await;
-    if flow.is_committed(peer, transfer).await? {
-        // By the session that was taken over, a moment ago.
-        return match flow.open_transfer(peer, opening).await? {
-            Opened::Committed(receipt) => {
-                drop(alone);
-                flow.conclude(peer, transfer, receipt, wires).await
-            }
-            Opened::Running => Err(FlowError::Busy),
-        };
-    }
-    let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
-    let taken = tokio::select! {
-        biased;
-        cut = permit.leash().cut() => return Err(cut.into()),
-        () = claim.lost() => return Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        taken = take(flow, &permit, shape, transfer, wires) => taken?,
+    let claim = match flow.open_alone(peer, opening).await? {
+        OpenedAlone::Committed(receipt) => return flow.conclude(peer, transfer, receipt, wires).await,
+        OpenedAlone::Running(claim) => claim,
     };
+    let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
+    let taken = claim.work(permit.leash(), take(flow, &permit, shape, transfer, wires)).await?;
     flow.failpoint("push.before_manifest");
     let onto = before.as_ref().and_then(|b| b.manifest.as_ref());
     let (manifest, digest) = version(flow, taken.writer, transfer, mode, &spec, onto).await?;
@@ -101,7 +82,7 @@ pub async fn push_batch<C: Channel>(
         Delivered { quality, read_rejected: taken.end.read.zip(taken.end.rejected), ..Delivered::version(&manifest) };
     let done = Committing::table(peer, transfer, delivered, digest, follows, &manifest);
     let receipt = flow.commit_version(&permit, done).await?;
-    drop(alone);
+    drop(claim);
     flow.conclude(peer, transfer, receipt, wires).await
 }
 

@@ -1,9 +1,9 @@
 //! A push of files, top to bottom: names, plan, what is durable already, data, end record, commit, receipt.
 
-use super::commit::{Committing, Opening};
+use super::commit::{Committing, Opened, Opening};
 use super::error::FlowError;
 use super::wires::{CONTROL_WAIT, Wires};
-use super::{Flow, Opened, receive};
+use super::{Flow, receive};
 use crate::gate::{Peer, Permit, PushPermit};
 use lingqu_protocol::digest::{Digest, RootBuilder};
 use lingqu_protocol::entry::EntryFormat;
@@ -63,12 +63,8 @@ pub async fn push_files<C: Channel>(
     }
     // Owned by one session at a time: an agent that comes back takes the transfer over, and the old session ends.
     let claim = flow.claim(transfer);
-    let files = tokio::select! {
-        biased;
-        cut = permit.leash().cut() => return Err(cut.into()),
-        () = claim.lost() => return Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        files = transfer_data(flow, &permit, transfer, &names, &plan, wires) => files?,
-    };
+    let work = transfer_data(flow, &permit, transfer, &names, &plan, wires);
+    let files = claim.work(permit.leash(), work).await?;
     permit.leash().check()?;
     let receipt = flow.commit_version(&permit, Committing::files(peer, transfer, files)).await?;
     flow.conclude(peer, transfer, receipt, wires).await

@@ -1,13 +1,13 @@
 //! A push of rows that come as Parquet files and stay as they are: the bytes as a set of files travels, then every file
 //! judged where it lies, then a version whose parts are these files.
 
-use super::commit::{Committing, Opening};
+use super::Flow;
+use super::commit::{Committing, OpenedAlone, Opening};
 use super::error::FlowError;
 use super::pull::Delivered;
 use super::push_batch::{Before, Mode};
 use super::push_files::{content_digest, read_names, transfer_data};
 use super::wires::Wires;
-use super::{Flow, Opened};
 use crate::gate::{Peer, Permit, PushPermit};
 use crate::lake::LakeError;
 use crate::lake::manifest::{FilePlace, Manifest, PARTS_MAX, REGIONS_MAX, Regions, TableManifest};
@@ -60,37 +60,16 @@ pub(super) async fn push_verbatim<C: Channel>(
         mode: ask.mode,
         content: Digest::blake3(&listing),
     };
-    match flow.open_transfer(peer, opening.clone()).await? {
-        Opened::Committed(receipt) => {
-            tracing::info!("was committed before: the first receipt again");
-            return flow.conclude(peer, transfer, receipt, wires).await;
-        }
-        Opened::Running => {}
-    }
-    let claim = flow.claim(transfer);
-    let alone = flow.alone(transfer).await;
-    if flow.is_committed(peer, transfer).await? {
-        // By the session that was taken over, a moment ago.
-        return match flow.open_transfer(peer, opening).await? {
-            Opened::Committed(receipt) => {
-                drop(alone);
-                flow.conclude(peer, transfer, receipt, wires).await
-            }
-            Opened::Running => Err(FlowError::Busy),
-        };
-    }
+    let claim = match flow.open_alone(peer, opening).await? {
+        OpenedAlone::Committed(receipt) => return flow.conclude(peer, transfer, receipt, wires).await,
+        OpenedAlone::Running(claim) => claim,
+    };
     let before = if mode == Mode::Full { None } else { Some(Before::load(flow, &permit).await?) };
     let work = async {
         let files = transfer_data(flow, &permit, transfer, &names, &plan, wires).await?;
         judge(flow, &permit, transfer, &files, before.as_ref(), wires).await
     };
-    let manifest = tokio::select! {
-        biased;
-        cut = permit.leash().cut() => return Err(cut.into()),
-        () = claim.lost() => return Err(FlowError::Conflict { what: "another session took this transfer over".into() }),
-        manifest = work => manifest?,
-    };
-    let manifest = Arc::new(manifest);
+    let manifest = Arc::new(claim.work(permit.leash(), work).await?);
     let quality = super::quality::judge(flow, &permit, &manifest).await?;
     flow.failpoint("push.before_manifest");
     // One that was never named by the state may be there, made onto an older version.
@@ -100,7 +79,7 @@ pub(super) async fn push_verbatim<C: Channel>(
     let delivered = Delivered { quality, ..Delivered::version(&manifest) };
     let done = Committing::table(peer, transfer, delivered, digest, follows, &manifest);
     let receipt = flow.commit_version(&permit, done).await?;
-    drop(alone);
+    drop(claim);
     flow.conclude(peer, transfer, receipt, wires).await
 }
 

@@ -319,3 +319,48 @@ impl LeashBook {
         self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const AGENT: &str = "91350100M000100Y43/a";
+
+    fn tags(grant: Option<u128>, list: Option<u128>, standing: bool) -> Tags {
+        Tags {
+            grant: grant.map(GrantId::from_bits),
+            list: list.map(ListId::from_bits),
+            agent: AGENT.parse().unwrap(),
+            entry: EntryId::from_bits(1),
+            standing,
+        }
+    }
+
+    #[test]
+    fn what_passed_goes_out_under_a_grant_or_a_list_and_comes_in_otherwise() {
+        let book = Arc::new(LeashBook::default());
+        let attach = |tags| book.attach(tags, None, Duration::ZERO);
+        let pulls = [attach(tags(Some(1), None, false)), attach(tags(Some(1), None, false))];
+        let push = attach(tags(None, None, false));
+        let slice = attach(tags(None, Some(2), false));
+        let waits = attach(tags(None, Some(2), true));
+        for (leash, bytes) in [(&pulls[0], 1), (&pulls[1], 10), (&push, 100), (&slice, 1_000), (&waits, 10_000)] {
+            leash.moved().add(bytes, 0);
+        }
+        let agency = |passed: &AllPassed| passed.agencies[&AGENT.parse::<AgentId>().unwrap().agency];
+        let grant = |passed: &AllPassed| passed.grants[&GrantId::from_bits(1)];
+        let now = book.passed();
+        assert_eq!(agency(&now), Passed { in_bytes: 100, out_bytes: 1_011, ended: 0, running: 4 });
+        assert_eq!(grant(&now), Passed { in_bytes: 0, out_bytes: 11, ended: 0, running: 2 });
+        let [first, second] = pulls;
+        drop(first);
+        drop((push, waits));
+        let then = book.passed();
+        assert_eq!(agency(&then), Passed { in_bytes: 100, out_bytes: 1_011, ended: 2, running: 2 });
+        assert_eq!(grant(&then), Passed { in_bytes: 0, out_bytes: 11, ended: 1, running: 1 });
+        drop((second, slice));
+        assert_eq!(agency(&book.passed()), Passed { in_bytes: 100, out_bytes: 1_011, ended: 4, running: 0 });
+        assert_eq!(book.len(), 0);
+    }
+}
