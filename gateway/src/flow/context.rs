@@ -5,26 +5,23 @@ use super::commit::read;
 use super::error::FlowError;
 use super::opened::OpenVersions;
 use super::pseudonym::PseudonymSecret;
-use super::record::{LatestRow, TransferRow, TransferStatus, VersionRow, latest_id, version_id};
+use super::record::{LatestRow, VersionRow, latest_id, version_id};
 use super::retention::Reading;
 use super::steps::Steps;
-use crate::gate::Peer;
 use crate::lake::lookup::Lookup;
 use crate::lake::manifest::{FileSetManifest, Manifest, TableManifest};
 use crate::lake::segment::SegmentStore;
 use crate::lake::source::ChunkCache;
 use crate::lake::store::Lake;
 use crate::lake::writer::WriterBudget;
-use crate::ledger::{Denials, Ledger, LedgerError, Summary};
-use crate::state::{Change, Expect, Filter, Kind, State, Write};
+use crate::ledger::{Denials, Ledger, LedgerError};
+use crate::state::{Kind, State};
 use lingqu_protocol::checkpoint::Checkpoint;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::fileset::FileEntry;
 use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
-use lingqu_protocol::wire::{Record as WireRecord, Records};
-use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
@@ -48,12 +45,6 @@ const MEMORY_WAIT: Duration = Duration::from_secs(120);
 
 /// How long a push waits while the rules of others are run: the longest take minutes.
 const QUALITY_WAIT: Duration = Duration::from_secs(600);
-
-/// A transfer that was begun this long ago and never ended is not resumed any more: its agent kept its outbox for a month.
-const RESUME_MS_MAX: i64 = 30 * 24 * 3600 * 1000;
-
-/// Transfers in one answer.
-const PAGE: u32 = 200;
 
 /// What is fixed about the gateway.
 #[derive(Clone, Debug)]
@@ -104,7 +95,7 @@ pub struct Flow {
     reading: Reading,
     steps: Steps,
     claims: Claims,
-    denials: Mutex<Denials>,
+    pub(super) denials: Mutex<Denials>,
 }
 
 /// What the gateway's hello says of its ledger.
@@ -235,83 +226,6 @@ impl Flow {
         Ok(record.as_ref().map(read::<LatestRow>).transpose()?.map(|l| l.latest))
     }
 
-    /// The agent's own transfers.
-    ///
-    /// # Errors
-    /// One that does not exist for it, or the state's.
-    pub async fn transfers(&self, peer: &Peer, id: &str, after: &str) -> Result<Records, FlowError> {
-        let own = |record: &crate::state::Record| read::<TransferRow>(record).map(|row| row.is_of(&peer.agent));
-        let wire = |record: crate::state::Record| WireRecord { id: record.id, json: record.body.into() };
-        if !id.is_empty() {
-            let record = self.state().get(Kind::Transfer, id).await?;
-            let record = record.ok_or(FlowError::NotFound { what: "transfer" })?;
-            if !own(&record)? {
-                return Err(FlowError::NotFound { what: "transfer" });
-            }
-            return Ok(Records { records: vec![wire(record)], next: String::new() });
-        }
-        let filter = Filter { parent: Some(peer.agent.to_string()), ..Filter::default() };
-        let after = (!after.is_empty()).then_some(after);
-        let found = self.state().list(Kind::Transfer, filter, after, PAGE).await?;
-        let next = if found.len() == PAGE as usize { found.last().map(|r| r.id.clone()) } else { None };
-        Ok(Records { records: found.into_iter().map(wire).collect(), next: next.unwrap_or_default() })
-    }
-
-    /// Transfers whose objects are needed: those of versions that are kept, and such as may still be resumed.
-    ///
-    /// # Errors
-    /// The state's or the lake's.
-    pub async fn transfers_with_data(&self) -> Result<HashSet<TransferId>, FlowError> {
-        // Transfers that may be resumed first: one that is committed in between is then among the versions.
-        let mut live = HashSet::new();
-        let mut after: Option<String> = None;
-        loop {
-            let page = self.state().list(Kind::Transfer, Filter::default(), after.as_deref(), PAGE).await?;
-            let Some(last) = page.last() else { break };
-            after = Some(last.id.clone());
-            for row in page.iter().map(read::<TransferRow>) {
-                let row = row?;
-                let given_up = self.now().0.saturating_sub(row.opened_at) > RESUME_MS_MAX;
-                if row.status == TransferStatus::Open && !given_up {
-                    live.insert(row.id);
-                }
-            }
-        }
-        live.extend(self.transfers_of_versions().await?);
-        Ok(live)
-    }
-
-    /// Gives up an open transfer of this agent's: its id is spent, and what was durable of it goes.
-    ///
-    /// # Errors
-    /// One that does not exist for it, one that is committed, or the state's.
-    pub async fn cancel(&self, peer: &Peer, id: &str) -> Result<(), FlowError> {
-        let missing = || FlowError::NotFound { what: "transfer" };
-        let transfer: TransferId = id.parse().map_err(|_| missing())?;
-        let Some(record) = self.state().get(Kind::Transfer, id).await? else {
-            return self.forget_subscription(peer, transfer).await;
-        };
-        let row: TransferRow = read(&record)?;
-        if !row.is_of(&peer.agent) {
-            return Err(missing());
-        }
-        match row.status {
-            TransferStatus::Cancelled => return Ok(()),
-            TransferStatus::Committed => {
-                return Err(FlowError::Conflict { what: "the transfer is committed: it cannot be taken back".into() });
-            }
-            TransferStatus::Open => {}
-        }
-        // Whoever runs it stops before its objects go.
-        let _claim = self.claim(transfer);
-        let row = TransferRow { status: TransferStatus::Cancelled, ended_at: Some(self.now().0), ..row };
-        let write = Write::Put(self.draft(&row, peer)?, Expect::Revision(record.revision));
-        self.state().commit(Change { writes: vec![write], ..Change::default() }).await?;
-        self.segments.remove(transfer).await?;
-        self.lake().remove_all(&crate::lake::writer::directory(transfer)).await?;
-        Ok(())
-    }
-
     /// The latest checkpoint, and the proof that it goes on from the one that an agent keeps. A hello is answered without
     /// them where the ledger fails: the agent then sees that it got none.
     pub async fn greeting(&self, known: &str) -> Greeting {
@@ -332,54 +246,6 @@ impl Flow {
             None => Vec::new(),
         };
         Ok(Greeting { checkpoint, consistency })
-    }
-
-    /// Counts a refusal: the first of its kind in a minute has its leaf at once, the rest are one count.
-    pub async fn note_refusal(&self, peer: &Peer, error: &FlowError) {
-        let FlowError::Denied(denied) = error else { return };
-        let first = self.denials().denied(self.now(), &peer.agent, denied.word());
-        let Some(first) = first else { return };
-        if let Err(error) = self.write_denials(vec![first]).await {
-            tracing::error!(%error, "a refusal could not be recorded yet; it is kept");
-        }
-    }
-
-    /// Counts a peer that was refused before it was known who it is.
-    pub fn note_stranger(&self) {
-        self.denials().unauthenticated(self.now());
-    }
-
-    /// Writes what is due about refusals; with `all`, what the running minute has so far as well, for the gateway ends.
-    ///
-    /// # Errors
-    /// The state's, or the system has no randomness: all of it is kept and is due again.
-    pub async fn flush_denials(&self, all: bool) -> Result<(), FlowError> {
-        let due = match all {
-            true => self.denials().take_all(self.now()),
-            false => self.denials().take_due(self.now()),
-        };
-        self.write_denials(due).await
-    }
-
-    async fn write_denials(&self, summaries: Vec<Summary>) -> Result<(), FlowError> {
-        if summaries.is_empty() {
-            return Ok(());
-        }
-        let written = async {
-            let leaves = summaries.iter().map(|summary| Ok(summary.entry().seal(self.entropy())?));
-            let leaves = leaves.collect::<Result<Vec<_>, FlowError>>()?;
-            self.state().commit(Change { leaves, ..Change::default() }).await?;
-            Ok::<(), FlowError>(())
-        };
-        let written = written.await;
-        if written.is_err() {
-            self.denials().put_back(summaries);
-        }
-        written
-    }
-
-    fn denials(&self) -> std::sync::MutexGuard<'_, Denials> {
-        self.denials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The files of a version.

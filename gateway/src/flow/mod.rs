@@ -22,11 +22,13 @@ pub mod quality;
 pub mod query;
 pub mod receive;
 pub mod record;
+mod refusals;
 pub mod retention;
 pub mod serve_files;
 pub mod serve_table;
 pub mod steps;
 pub mod subscription;
+mod transfers;
 pub mod transform;
 pub mod wires;
 

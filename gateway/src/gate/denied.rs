@@ -420,3 +420,94 @@ impl Denied {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// Every refusal, with what a peer's streams end with and what of its own it has to say.
+    fn all() -> Vec<(Denied, CloseCode, &'static [&'static str])> {
+        let (grant, list, since) = (GrantId::from_bits(7), ListId::from_bits(8), Timestamp(1_798_732_800_000));
+        let day = NaiveDate::from_ymd_opt(2027, 3, 4).unwrap();
+        let reason = || "reason-1".to_owned();
+        let names = || vec!["c1".to_owned(), "c2".to_owned()];
+        let denied = CloseCode::Denied;
+        let cut: &[&str] = &["reason-1", "2026-12-31T16:00:00"];
+        let mut all = vec![
+            (Denied::UnknownAgent, denied, &[] as &[&str]),
+            (Denied::CertificateExpired, CloseCode::Expired, &[]),
+            (Denied::Blocked { reason: reason() }, CloseCode::Suspended, &["reason-1"]),
+            (Denied::Stopped { reason: reason(), since }, CloseCode::Suspended, cut),
+            (Denied::EntryNotFound, denied, &[]),
+            (Denied::NotProvider, denied, &[]),
+            (Denied::NotPublished, denied, &[]),
+            (Denied::NotShared, denied, &[]),
+            (Denied::GrantNotFound, denied, &[]),
+            (Denied::NoGrant, denied, &[]),
+            (Denied::NoEntitlement, denied, &[]),
+            (Denied::ListRevoked { list, reason: reason(), since }, CloseCode::Suspended, cut),
+            (Denied::StartAnew { why: "gone" }, denied, &[]),
+            (Denied::SeveralGrants { grants: vec![grant] }, denied, &["grant-"]),
+            (Denied::Suspended { grant, reason: reason(), since }, CloseCode::Suspended, cut),
+            (Denied::Terminated { grant, reason: reason(), since }, CloseCode::Suspended, cut),
+            (Denied::NotYet { from: day }, denied, &["2027-03-04"]),
+            (Denied::PeriodEnded { until: day }, CloseCode::Expired, &["2027-03-04"]),
+            (Denied::Agent { asked: "night".parse().unwrap() }, denied, &["night"]),
+            (Denied::Network { seen: "192.0.2.7".parse().unwrap() }, denied, &["192.0.2.7"]),
+            (Denied::Method { asked: SharingMethod::ServiceInterface }, denied, &["service_interface"]),
+            (Denied::Purpose { asked: "p0".into(), allowed: vec!["p1".into()] }, denied, &["p0", "p1"]),
+            (Denied::PurposeNeeded { allowed: vec!["p1".into()] }, denied, &["p1"]),
+            (Denied::Columns { outside: names(), granted: vec!["c3".into()] }, denied, &["c1", "c2", "c3"]),
+            (Denied::ColumnTwice { column: "c1".into() }, denied, &["c1"]),
+            (Denied::ColumnGone { column: "c1".into() }, denied, &["c1"]),
+            (
+                Denied::TransformUnfit {
+                    column: "c1".into(),
+                    transform: Transform::Pseudonym,
+                    item_type: ItemType::Date,
+                },
+                denied,
+                &["c1", "pseudonym", "date"],
+            ),
+            (Denied::PredicateColumns { outside: names() }, denied, &["c1", "c2"]),
+            (Denied::BadPredicate { why: "why-1".into() }, denied, &["why-1"]),
+            (Denied::NoColumnsInFiles, denied, &[]),
+            (Denied::NoRegion, denied, &[]),
+            (Denied::NoKey, denied, &[]),
+            (Denied::Volume { bytes_max: 77 }, CloseCode::OverLimit, &["77"]),
+            (Denied::Requests { per_day_max: 78 }, CloseCode::OverLimit, &["78"]),
+        ];
+        all.extend(ClosedWhy::ALL.map(|why| {
+            let code = if why == ClosedWhy::Draining { CloseCode::Draining } else { CloseCode::Closed };
+            (Denied::Closed(why), code, &[] as &[&str])
+        }));
+        all
+    }
+
+    #[test]
+    fn every_refusal_has_its_code_its_word_and_what_to_do_next_in_both_languages() {
+        let (mut words, mut texts, mut texts_zh) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        for (denied, code, parts) in all() {
+            let fault = denied.fault();
+            assert_eq!((fault.code, fault.word.as_str()), (code.code(), denied.word()));
+            for part in parts {
+                assert!(fault.text.contains(part) && fault.text_zh.contains(part), "{part}: {fault:?}");
+            }
+            assert!(fault.text.len() > 9 && fault.next.len() > 9, "{fault:?}");
+            assert!(!fault.text_zh.is_ascii() && !fault.next_zh.is_ascii(), "{fault:?}");
+            assert!(words.insert(fault.word), "one word for each");
+            assert!(texts.insert(fault.text) && texts_zh.insert(fault.text_zh), "one text for each: {denied:?}");
+        }
+        let is_word = |word: &String| word.len() > 4 && word.bytes().all(|c| c.is_ascii_lowercase() || c == b'_');
+        assert!(words.iter().all(is_word), "{words:?}");
+    }
+
+    #[test]
+    fn why_the_gate_is_closed_says_what_to_do() {
+        let means: BTreeSet<_> = ClosedWhy::ALL.iter().map(|why| why.means()).collect();
+        assert_eq!(means.len(), ClosedWhy::ALL.len());
+        assert!(means.iter().all(|(en, zh)| en.len() > 9 && !zh.is_ascii()), "{means:?}");
+    }
+}

@@ -338,6 +338,45 @@ mod tests {
     }
 
     #[test]
+    fn a_leash_says_whose_flow_it_is() {
+        let book = Arc::new(LeashBook::default());
+        let first = book.attach(tags(Some(3), None, false), None, Duration::from_secs(9));
+        let second = book.attach(tags(None, Some(4), true), None, Duration::ZERO);
+        assert_ne!(first.number(), second.number());
+        assert_eq!((first.began(), second.began()), (Duration::from_secs(9), Duration::ZERO));
+        assert_eq!((first.grant(), first.list(), first.is_standing()), (Some(GrantId::from_bits(3)), None, false));
+        assert_eq!((second.grant(), second.list(), second.is_standing()), (None, Some(ListId::from_bits(4)), true));
+        assert_eq!((first.agent().to_string().as_str(), first.entry()), (AGENT, EntryId::from_bits(1)));
+        assert_eq!(first.waits().now(), None);
+        let shown = format!("{first:?}");
+        assert!(shown.contains("leash 0") && shown.contains(AGENT), "{shown}");
+        assert_eq!(book.running().len(), 2);
+    }
+
+    #[test]
+    fn what_is_to_be_done_at_once_is_done_by_who_cuts_and_where_it_came_too_late_now() {
+        let book = Arc::new(LeashBook::default());
+        let done = Arc::new(AtomicU64::new(0));
+        let count = |leash: &Leash| {
+            let done = Arc::clone(&done);
+            leash.at_once(move |code| {
+                assert_eq!(code, CloseCode::Suspended);
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        };
+        let leash = book.attach(tags(Some(3), None, false), None, Duration::ZERO);
+        let other = book.attach(tags(Some(4), None, false), None, Duration::ZERO);
+        (count(&leash), count(&other));
+        let cut = Cut { code: CloseCode::Suspended, word: "stopped", reason: String::new(), since: Timestamp(0) };
+        let selector = Selector::Grant(GrantId::from_bits(3));
+        assert_eq!((book.cut(&selector, &cut), book.cut(&selector, &cut)), (1, 0), "the second finds nothing to cut");
+        assert_eq!(done.load(Ordering::Relaxed), 1);
+        count(&leash);
+        assert_eq!(done.load(Ordering::Relaxed), 2);
+        assert_eq!(book.running().iter().map(Leash::number).collect::<Vec<_>>(), [other.number()]);
+    }
+
+    #[test]
     fn what_passed_goes_out_under_a_grant_or_a_list_and_comes_in_otherwise() {
         let book = Arc::new(LeashBook::default());
         let attach = |tags| book.attach(tags, None, Duration::ZERO);
@@ -348,6 +387,8 @@ mod tests {
         for (leash, bytes) in [(&pulls[0], 1), (&pulls[1], 10), (&push, 100), (&slice, 1_000), (&waits, 10_000)] {
             leash.moved().add(bytes, 0);
         }
+        waits.set_behind(7);
+        assert_eq!((waits.behind(), slice.behind()), (7, 0));
         let agency = |passed: &AllPassed| passed.agencies[&AGENT.parse::<AgentId>().unwrap().agency];
         let grant = |passed: &AllPassed| passed.grants[&GrantId::from_bits(1)];
         let now = book.passed();

@@ -323,28 +323,3 @@ fn limits_of_a_grant_are_shared_by_its_permits() {
         assert_eq!(denied.fault().close_code().exit_code(), 3);
     }
 }
-
-/// Words are what programs match on, and both languages say something.
-#[test]
-fn every_newer_denial_has_its_words() {
-    let column = || "c".to_owned();
-    for (denied, word) in [
-        (Denied::Agent { asked: "a".parse().unwrap() }, "agent_outside_scope"),
-        (Denied::Requests { per_day_max: 24 }, "requests_used_up"),
-        (
-            Denied::TransformUnfit {
-                column: column(),
-                transform: Transform::Pseudonym,
-                item_type: lingqu_protocol::entry::ItemType::Date,
-            },
-            "transform_unfit",
-        ),
-    ] {
-        let fault = denied.fault();
-        assert_eq!(fault.word, word);
-        for text in [&fault.text, &fault.next, &fault.text_zh, &fault.next_zh] {
-            assert!(!text.is_empty(), "{word}");
-        }
-        assert!(!fault.text_zh.is_ascii() && !fault.next_zh.is_ascii(), "{word}");
-    }
-}

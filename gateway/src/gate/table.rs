@@ -240,4 +240,13 @@ mod tests {
         let longest = new.iter().map(|leaf| leaf.len()).max().unwrap();
         assert!(longest < 8 * LEAF_ENTRIES_MEAN, "{longest} places in one leaf");
     }
+
+    #[test]
+    fn keys_lie_all_over_their_leaf() {
+        let mut table = Table::default();
+        (0..20_000u32).for_each(|k| table.insert((k, 0)));
+        let leaves = table.chunks.iter().flat_map(|chunk| chunk.iter());
+        let in_front: usize = leaves.map(|leaf| leaf[..leaf.len() / 2].iter().flatten().count()).sum();
+        assert!((9_000..11_000).contains(&in_front), "{in_front} of 20,000: a search would begin with others' keys");
+    }
 }

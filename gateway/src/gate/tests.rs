@@ -200,6 +200,54 @@ fn a_suspension_cuts_what_runs_and_denies_what_comes() {
 }
 
 #[test]
+fn an_amended_grant_cuts_what_runs_under_the_old_scope_and_an_unchanged_one_does_not() {
+    let world = World::new();
+    let permit = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    world.gate.publish(vec![Update::Grant(world.grant_view(GrantStatus::InForce))]);
+    permit.leash().check().unwrap();
+    let amended = GrantView { digest: Digest::blake3(b"amended"), ..world.grant_view(GrantStatus::InForce) };
+    world.gate.publish(vec![Update::Grant(amended)]);
+    assert_eq!(permit.leash().check().unwrap_err().word, "grant_amended");
+    assert_eq!(world.denied(REQUESTER, &world.ask()), "allowed", "under the new one");
+}
+
+#[test]
+fn a_quality_rule_looks_only_into_entries_that_its_provider_may_see() {
+    const RULE: &str = "\n[[quality]]\nrule = \"reference\"\ncolumn = \"credit_code\"\nentry = \"307010/000002\"\nitem = \"credit_code\"\non_failure = \"count\"\n";
+    let seen = |provider: &str, class: &str, published: bool| {
+        let world = World::new();
+        let rule = "\n[[quality]]\nrule = \"required\"\ncolumn = \"region\"\non_failure = \"count\"\n";
+        let spec = EntrySpec::parse(&format!("{ENTRY}{RULE}{rule}")).unwrap();
+        world.gate.publish(vec![Update::Entry(EntryView { spec: Arc::new(spec), ..world.entry_view(true) })]);
+        let other = ENTRY.replace("000001", "000002").replace("sharing_class = \"conditional\"", class);
+        let other = if class.contains("un") {
+            other.replace("conditions = \"限依法履职使用\"\npurposes = [\"低收入家庭核对\"]\n", "")
+        } else {
+            other
+        };
+        let (id, code) = (EntryId::from_bits(77), Some("307010/000002".to_owned()));
+        let spec = Arc::new(EntrySpec::parse(&other).unwrap());
+        let provider = provider.parse().unwrap();
+        world.gate.publish(vec![Update::Entry(EntryView { id, code, provider, spec, published })]);
+        let permit = world.gate.push(&peer(PROVIDER), "307010/000001").unwrap();
+        assert!(permit.referenced(1).is_none(), "a rule that refers to nothing");
+        assert!(permit.referenced(2).is_none(), "no rule at all");
+        permit.referenced(0).map(|entry| entry.id) == Some(id)
+    };
+    let (conditional, open) = ("sharing_class = \"conditional\"", "sharing_class = \"unconditional\"");
+    assert!(seen(PROVIDER, conditional, true), "its own");
+    assert!(seen(OTHER, open, true), "what everybody may have");
+    assert!(!seen(OTHER, conditional, true), "another's");
+    assert!(!seen(PROVIDER, conditional, false) && !seen(OTHER, open, false), "what is not published");
+}
+
+#[test]
+fn what_is_known_is_counted() {
+    let world = World::new();
+    assert_eq!(world.gate.snapshot().counts(), [3, 3, 1, 1]);
+}
+
+#[test]
 fn every_selector_cuts_its_flows_and_no_others() {
     let world = World::new();
     let cases = [

@@ -420,6 +420,48 @@ mod tests {
     }
 
     #[test]
+    fn every_value_has_its_bounds() {
+        const WEEK: u32 = 7 * 24 * 60;
+        let kept = DENIALS_KEPT_MAX as u32;
+        for (section, key, least, most) in [
+            ("", "confirm_within_hours", 1u32, 24 * 30),
+            ("", "quiet_hours", 0, 24 * 365),
+            ("", "open_days", 1, 365),
+            ("", "sample_seconds", 1, 300),
+            ("scope_repeated", "count", 1, kept),
+            ("scope_repeated", "minutes", 1, WEEK),
+            ("purpose_not_approved", "count", 1, kept),
+            ("purpose_not_approved", "minutes", 1, WEEK),
+            ("use_after_expiry", "count", 1, kept),
+            ("use_after_expiry", "minutes", 1, WEEK),
+            ("scope_probing", "different", 2, kept),
+            ("scope_probing", "minutes", 1, WEEK),
+            ("over_approved", "count", 1, kept),
+            ("over_approved", "minutes", 1, WEEK),
+            ("over_approved", "measured_percent", 101, 1_000),
+            ("departure", "days_min", 3, 35),
+            ("departure", "deviations", 3, 1_000),
+            ("departure", "largest_times", 1, 1_000),
+            ("departure", "quiet_weeks", 2, 200),
+            ("two_places", "turns", 2, 16),
+            ("two_places", "minutes", 1, 24 * 60),
+            ("two_places", "network_bits_v4", 8, 32),
+            ("two_places", "network_bits_v6", 16, 128),
+            ("enumeration", "different", 10, 2_000),
+            ("enumeration", "minutes", 2, 24 * 60),
+        ] {
+            let is_taken = |value: u32| {
+                let table = if section.is_empty() { "misuse".to_owned() } else { format!("misuse.{section}") };
+                let file: File = toml::from_str(&format!("[{table}]\n{key} = {value}\n")).unwrap();
+                file.misuse.check().is_ok()
+            };
+            let below = least.checked_sub(1).map(is_taken);
+            let around = (below, is_taken(least), is_taken(most), is_taken(most + 1));
+            assert_eq!(around, (least.checked_sub(1).map(|_| false), true, true, false), "{section}.{key}");
+        }
+    }
+
+    #[test]
     fn a_place_is_a_network_or_a_group_of_them() {
         let text = "[misuse.two_places]\nsame_place = [[\"192.0.2.0/24\", \"198.51.100.0/24\"]]";
         let file: File = toml::from_str(text).unwrap();

@@ -200,6 +200,7 @@ mod tests {
         let mut baseline = nightly(4);
         let before = baseline.median_and_deviation().unwrap();
         assert_eq!((baseline.days(), baseline.largest_bytes()), (27, 104 << 20));
+        assert_eq!(before, (102 << 20, 1 << 20));
         baseline.add(Timestamp(MONDAY + 28 * DAY_MS), 90 << 30);
         baseline.add(Timestamp(MONDAY + 29 * DAY_MS), 1);
         let (median, deviation) = baseline.median_and_deviation().unwrap();
@@ -216,6 +217,17 @@ mod tests {
         assert_eq!(baseline.quiet_weeks(), 6, "three in the afternoon");
         assert_eq!(baseline.hour_bytes(), 1 << 30);
         assert_eq!(nightly(1).quiet_weeks(), 0, "too little is known");
+    }
+
+    #[test]
+    fn what_is_less_than_data_leaves_an_hour_quiet() {
+        for (bytes, weeks) in [((1 << 20) - 1, 6), (1 << 20, 0)] {
+            let mut baseline = nightly(6);
+            let three = MONDAY + 13 * HOUR_MS;
+            baseline.add(Timestamp(three + 42 * DAY_MS), bytes);
+            baseline.add(Timestamp(three + 49 * DAY_MS), 0);
+            assert_eq!(baseline.quiet_weeks().min(6), weeks, "{bytes}");
+        }
     }
 
     #[test]
