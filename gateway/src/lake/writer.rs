@@ -7,7 +7,7 @@
 //! and the share given back before it waits, so that slow senders hold up nobody for good.
 
 use super::error::LakeError;
-use super::manifest::{Manifest, PARTS_MAX, REGIONS_MAX, Regions, TABLES, TableManifest, path};
+use super::manifest::{Manifest, PARTS_MAX, Part, REGIONS_MAX, Regions, TABLES, TableManifest, path};
 use super::parts::{RUN_TAIL_BYTES, Run, encode};
 use super::shape::Shape;
 use super::store::Lake;
@@ -68,6 +68,14 @@ impl WriterBudget {
     }
 }
 
+/// What is kept of a run that is durable.
+#[derive(Debug)]
+struct Durable {
+    part: Part,
+    /// The rows that came in it.
+    arrived: RowsSum,
+}
+
 /// Writes one version of a table.
 #[derive(Debug)]
 pub struct TableWriter {
@@ -83,7 +91,9 @@ pub struct TableWriter {
     /// Runs that are encoded and put. Dropped, they end.
     writing: JoinSet<Result<(u64, Run), LakeError>>,
     /// Durable runs by their first row.
-    runs: BTreeMap<u64, Run>,
+    runs: BTreeMap<u64, Durable>,
+    /// The rows of all of them by region: one account, however many runs there are. `None` where there are too many regions.
+    regions: Option<Regions>,
     rows: u64,
     /// A step is under way, or failed, or was cut short: rows may be missing.
     in_step: bool,
@@ -160,6 +170,7 @@ impl TableWriter {
             held: Vec::new(),
             writing: JoinSet::new(),
             runs: BTreeMap::new(),
+            regions: Some(Regions::new()),
             rows: 0,
             in_step: false,
         }
@@ -181,7 +192,7 @@ impl TableWriter {
                 continue;
             };
             let rows = run.arrived.count;
-            self.runs.insert(self.rows, run);
+            self.keep(self.rows, run);
             self.rows += rows;
             if rows == 0 {
                 break;
@@ -280,21 +291,14 @@ impl TableWriter {
         };
         self.write_run();
         self.wait_for_runs().await?;
-        let mut regions = onto.map_or_else(|| Some(Regions::new()), |old| old.regions.clone());
-        for run in std::mem::take(&mut self.runs).into_values() {
-            regions = regions.map(|mut all| {
-                for (code, sum) in &run.regions {
-                    all.entry(code.clone()).or_default().merge(sum);
-                }
-                all
-            });
-            parts.push(run.part);
-        }
+        parts.extend(std::mem::take(&mut self.runs).into_values().map(|run| run.part));
         if parts.len() > PARTS_MAX {
             let (bytes, bytes_max) = (parts.len() as u64, PARTS_MAX as u64);
             return Err(LakeError::TooLarge { what: "parts of a table version", bytes, bytes_max });
         }
-        let regions = regions.filter(|regions| regions.len() <= REGIONS_MAX);
+        let own = self.regions.replace(Regions::new());
+        let before = onto.map_or_else(|| Some(Regions::new()), |old| old.regions.clone());
+        let regions = before.zip(own).and_then(|(before, own)| joined(before, own));
         Ok(TableManifest { columns, region_column, parts, regions })
     }
 
@@ -313,7 +317,7 @@ impl TableWriter {
                 // A run that cannot be written gives its memory back as well, but nobody is to wait for others then.
                 Some(written) = self.writing.join_next() => {
                     let (first, run) = written??;
-                    self.runs.insert(first, run);
+                    self.keep(first, run);
                 }
             }
         };
@@ -382,9 +386,23 @@ impl TableWriter {
         written: Result<Result<(u64, Run), LakeError>, tokio::task::JoinError>,
     ) -> Result<(), LakeError> {
         let (first, run) = written??;
-        self.runs.insert(first, run);
+        self.keep(first, run);
         Ok(())
     }
+
+    fn keep(&mut self, first: u64, run: Run) {
+        let Run { part, regions, arrived } = run;
+        self.regions = self.regions.take().and_then(|all| joined(all, regions));
+        self.runs.insert(first, Durable { part, arrived });
+    }
+}
+
+/// Both accounts as one; `None` where there are too many regions to keep one.
+fn joined(mut all: Regions, more: Regions) -> Option<Regions> {
+    for (code, sum) in more {
+        all.entry(code).or_default().merge(&sum);
+    }
+    (all.len() <= REGIONS_MAX).then_some(all)
 }
 
 /// The run that an object holds; `None` where it is not whole.
