@@ -6,6 +6,7 @@ mod acts;
 mod agent;
 mod backflow;
 mod check;
+mod checking;
 mod doctor;
 mod join;
 mod look;

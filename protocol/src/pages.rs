@@ -5,13 +5,17 @@
 //! statistics and page index are never read, and what its footer and page heads claim is added up and bounded before
 //! anything is decoded. What does not fit travels as rows instead, which has no such bounds.
 
+mod head;
+
 use crate::columns::differences;
 use crate::entry::EntrySpec;
 use crate::views;
+use head::{Kind, page_head};
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::metadata::{ColumnChunkMetaData, OffsetIndexBuilder, ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::page_index::offset_index::OffsetIndexMetaData;
 use parquet::file::reader::ChunkReader;
 
 /// Bytes of a footer: it is held in memory by every reader of the file.
@@ -34,15 +38,6 @@ pub const HELD_BYTES_MAX: u64 = 40 << 20;
 /// of text is far below, and what a bomb is made for is far above.
 const PAGE_RATIO_MAX: u64 = 1000;
 const PAGE_RATIO_FREE: u64 = 64 << 10;
-
-/// Bytes of a page's head, with statistics that nobody reads.
-const HEAD_BYTES_MAX: usize = 64 << 10;
-
-/// Bytes of a page's head that are read at first: nearly all are shorter.
-const HEAD_BYTES_AIM: usize = 256;
-
-/// Structures within structures in a page's head.
-const DEPTH_MAX: usize = 8;
 
 const MAGIC: &[u8; 4] = b"PAR1";
 
@@ -106,6 +101,44 @@ pub fn inspect<R: ChunkReader>(input: &R, entry: &EntrySpec) -> Result<Fit, Unfi
     Ok(Fit { metadata, footer: (at, bytes), leaves, rows, held_bytes })
 }
 
+/// Where the pages of a column lie in a row group, from their heads: whoever wants a row reads its page and no other's head.
+/// Of a file that was inspected; `None` where a page cannot be told by its rows.
+pub fn page_map<R: ChunkReader>(input: &R, column: &ColumnChunkMetaData, rows: u64) -> Option<OffsetIndexMetaData> {
+    let (start, end) = place(column)?;
+    // What comes before the first page of values is taken for the dictionary.
+    if column.byte_range() != (start, end - start) {
+        return None;
+    }
+    let (mut at, mut values) = (start, 0u64);
+    let mut map = OffsetIndexBuilder::new();
+    while at < end {
+        let (head, head_bytes) = page_head(input, at, end)?;
+        let bytes = head_bytes.checked_add(head.compressed)?;
+        match head.kind {
+            Kind::Data if head.values > 0 => {
+                map.append_offset_and_size(i64::try_from(at).ok()?, i32::try_from(bytes).ok()?);
+                map.append_row_count(i64::try_from(head.values).ok()?);
+                values = values.checked_add(head.values)?;
+            }
+            Kind::Dictionary if at == start => {}
+            Kind::Data | Kind::Dictionary | Kind::Index => return None,
+        }
+        at = at.checked_add(bytes)?;
+    }
+    (at == end && values == rows && rows > 0).then(|| map.build())
+}
+
+/// Where a column of a row group starts and ends, as the footer says.
+fn place(column: &ColumnChunkMetaData) -> Option<(u64, u64)> {
+    let start = match column.dictionary_page_offset() {
+        Some(dictionary) => dictionary.min(column.data_page_offset()),
+        None => column.data_page_offset(),
+    };
+    let start = u64::try_from(start).ok().filter(|start| *start >= MAGIC.len() as u64)?;
+    let length = u64::try_from(column.compressed_size()).ok()?;
+    Some((start, start.checked_add(length)?))
+}
+
 /// Where the footer's metadata is.
 fn footer<R: ChunkReader>(input: &R) -> Result<(u64, u64), Unfit> {
     let len = input.len();
@@ -147,14 +180,8 @@ fn chunk<R: ChunkReader>(input: &R, column: &ColumnChunkMetaData, rows: u64, end
         Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::LZ4_RAW | Compression::ZSTD(_) => {}
         other => return Err(wrong(&format!("it is compressed with {other}"))),
     }
-    let start = match column.dictionary_page_offset() {
-        Some(dictionary) => dictionary.min(column.data_page_offset()),
-        None => column.data_page_offset(),
-    };
-    let start = u64::try_from(start).ok().filter(|start| *start >= MAGIC.len() as u64);
-    let length = u64::try_from(column.compressed_size()).ok();
-    let range = start.zip(length).and_then(|(start, length)| Some((start, start.checked_add(length)?)));
-    let (mut at, end) = range.filter(|(_, end)| *end <= ends_at).ok_or_else(|| wrong("it lies outside the file"))?;
+    let range = place(column).filter(|(_, end)| *end <= ends_at);
+    let (mut at, end) = range.ok_or_else(|| wrong("it lies outside the file"))?;
     let (mut values, mut dictionary, mut largest) = (0u64, 0u64, 0u64);
     while at < end {
         let (head, head_bytes) = page_head(input, at, end).ok_or_else(|| wrong("the head of a page cannot be read"))?;
@@ -190,166 +217,6 @@ fn chunk<R: ChunkReader>(input: &R, column: &ColumnChunkMetaData, rows: u64, end
     Ok(largest + dictionary)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Data,
-    Dictionary,
-    Index,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct PageHead {
-    kind: Kind,
-    compressed: u64,
-    uncompressed: u64,
-    values: u64,
-}
-
-/// The head of the page at `at`, and its length.
-fn page_head<R: ChunkReader>(input: &R, at: u64, end: u64) -> Option<(PageHead, u64)> {
-    for aim in [HEAD_BYTES_AIM, HEAD_BYTES_MAX] {
-        let length = aim.min(usize::try_from(end - at).unwrap_or(usize::MAX));
-        let bytes = input.get_bytes(at, length).ok()?;
-        let mut thrift = Thrift { bytes: &bytes, at: 0 };
-        if let Some(head) = PageHead::read(&mut thrift) {
-            return Some((head, thrift.at as u64));
-        }
-    }
-    None
-}
-
-impl PageHead {
-    fn read(thrift: &mut Thrift<'_>) -> Option<Self> {
-        let (mut kind, mut compressed, mut uncompressed, mut values) = (None, None, None, 0);
-        let mut last = 0;
-        while let Some((id, wire_type)) = thrift.field(&mut last)? {
-            match (id, wire_type) {
-                (1, I32) => kind = Some(thrift.number()?),
-                (2, I32) => uncompressed = u64::try_from(thrift.number()?).ok(),
-                (3, I32) => compressed = u64::try_from(thrift.number()?).ok(),
-                // Heads of data pages, dictionaries and data pages of the second kind: the number of values is first.
-                (5 | 7 | 8, STRUCT) => values = thrift.first_number()?,
-                _ => thrift.skip(wire_type, 0)?,
-            }
-        }
-        let kind = match kind? {
-            0 | 3 => Kind::Data,
-            1 => Kind::Index,
-            2 => Kind::Dictionary,
-            _ => return None,
-        };
-        Some(Self { kind, compressed: compressed?, uncompressed: uncompressed?, values })
-    }
-}
-
-const TRUE: u8 = 1;
-const FALSE: u8 = 2;
-const BYTE: u8 = 3;
-const I16: u8 = 4;
-const I32: u8 = 5;
-const I64: u8 = 6;
-const DOUBLE: u8 = 7;
-const BINARY: u8 = 8;
-const LIST: u8 = 9;
-const SET: u8 = 10;
-const STRUCT: u8 = 12;
-
-/// As much of Thrift's compact protocol as heads of pages have.
-struct Thrift<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Thrift<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let byte = self.bytes.get(self.at).copied()?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn number(&mut self) -> Option<i64> {
-        let zigzag = self.varint()?;
-        Some((zigzag >> 1) as i64 ^ -((zigzag & 1) as i64))
-    }
-
-    /// The next field's id and type; `Some(None)` at the end of the structure.
-    fn field(&mut self, last: &mut i64) -> Option<Option<(i64, u8)>> {
-        let head = self.byte()?;
-        if head == 0 {
-            return Some(None);
-        }
-        let delta = i64::from(head >> 4);
-        *last = if delta == 0 { self.number()? } else { last.checked_add(delta)? };
-        Some(Some((*last, head & 0x0f)))
-    }
-
-    /// Field 1 of a structure, a number that is not negative; the structure is read to its end.
-    fn first_number(&mut self) -> Option<u64> {
-        let mut found = None;
-        let mut last = 0;
-        while let Some((id, wire_type)) = self.field(&mut last)? {
-            if (id, wire_type) == (1, I32) && found.is_none() {
-                found = u64::try_from(self.number()?).ok();
-            } else {
-                self.skip(wire_type, 1)?;
-            }
-        }
-        found
-    }
-
-    fn skip(&mut self, wire_type: u8, depth: usize) -> Option<()> {
-        if depth > DEPTH_MAX {
-            return None;
-        }
-        match wire_type {
-            TRUE | FALSE => {}
-            BYTE => drop(self.byte()?),
-            I16 | I32 | I64 => drop(self.varint()?),
-            DOUBLE => self.forward(8)?,
-            BINARY => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                self.forward(length)?;
-            }
-            LIST | SET => {
-                let head = self.byte()?;
-                let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
-                // Each takes a byte at least, so a count that lies ends with the bytes.
-                for _ in 0..count {
-                    match head & 0x0f {
-                        TRUE | FALSE => drop(self.byte()?),
-                        other => self.skip(other, depth + 1)?,
-                    }
-                }
-            }
-            STRUCT => {
-                let mut last = 0;
-                while let Some((_, inner)) = self.field(&mut last)? {
-                    self.skip(inner, depth + 1)?;
-                }
-            }
-            _ => return None,
-        }
-        Some(())
-    }
-
-    fn forward(&mut self, bytes: usize) -> Option<()> {
-        self.at = self.at.checked_add(bytes).filter(|at| *at <= self.bytes.len())?;
-        Some(())
-    }
-}
-
 fn read(error: &ParquetError) -> Unfit {
     unfit(error.to_string().chars().take(300).collect::<String>())
 }
@@ -366,7 +233,6 @@ mod tests {
     use bytes::Bytes;
     use parquet::arrow::ArrowWriter;
     use parquet::file::properties::{WriterProperties, WriterVersion};
-    use proptest::prelude::*;
     use std::sync::Arc;
 
     fn entry() -> EntrySpec {
@@ -450,6 +316,54 @@ mod tests {
     }
 
     #[test]
+    fn a_map_of_pages_finds_the_rows_that_all_pages_give() {
+        use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection};
+        use parquet::file::metadata::page_index::PageIndexBuilder;
+
+        for (version, dictionary) in [
+            (WriterVersion::PARQUET_1_0, true),
+            (WriterVersion::PARQUET_1_0, false),
+            (WriterVersion::PARQUET_2_0, true),
+        ] {
+            let properties = WriterProperties::builder()
+                .set_writer_version(version)
+                .set_dictionary_enabled(dictionary)
+                .set_data_page_row_count_limit(100)
+                .set_write_batch_size(50)
+                .set_max_row_group_row_count(Some(1000))
+                .build();
+            let bytes = file(properties, 2500);
+            let fit = inspect(&bytes, &entry()).unwrap();
+            let plain = fit.metadata.metadata();
+            let mut index = PageIndexBuilder::new(3, 2);
+            for (group, of) in plain.row_groups().iter().enumerate() {
+                for (leaf, column) in of.columns().iter().enumerate() {
+                    let map = page_map(&bytes, column, of.num_rows() as u64).unwrap();
+                    assert_eq!(map.page_locations().len(), if group == 2 { 5 } else { 10 });
+                    assert!(page_map(&bytes, column, of.num_rows() as u64 + 1).is_none());
+                    index.put_offset_index(map, group, leaf);
+                }
+            }
+            let mapped = plain.as_ref().clone().into_builder().set_page_index(Some(Arc::new(index.build()))).build();
+            let mapped = views::metadata(mapped).unwrap();
+            for rows in [vec![0], vec![999, 1000], vec![99, 100, 101, 777, 1500, 2499]] {
+                let ranges = || rows.iter().map(|row| *row..row + 1);
+                let read = |metadata: &ArrowReaderMetadata| {
+                    ParquetRecordBatchReaderBuilder::new_with_metadata(bytes.clone(), metadata.clone())
+                        .with_row_selection(RowSelection::from_consecutive_ranges(ranges(), 2500))
+                        .build()
+                        .unwrap()
+                        .map(Result::unwrap)
+                        .collect::<Vec<_>>()
+                };
+                let (with, without) = (read(&mapped), read(&fit.metadata));
+                assert_eq!(with.iter().map(RecordBatch::num_rows).sum::<usize>(), rows.len());
+                assert_eq!(with, without);
+            }
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_says_why() {
         let gzip = WriterProperties::builder().set_compression(Compression::GZIP(Default::default())).build();
         assert!(inspect(&file(gzip, 10), &entry()).unwrap_err().0.contains("GZIP"));
@@ -473,13 +387,6 @@ mod tests {
                     assert_eq!(fit.rows, 40, "bit {bit} of byte {at}");
                 }
             }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_head_panics(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _read = PageHead::read(&mut Thrift { bytes: &bytes, at: 0 });
         }
     }
 }

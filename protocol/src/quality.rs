@@ -9,6 +9,14 @@ use arrow::datatypes::{
 };
 use serde::{Deserialize, Serialize};
 
+/// Hashes of values that are held at once, by one judge at a time: 16 MiB, and half as much again where each says where its
+/// row stands.
+pub const HASHES_HELD: u64 = 1 << 20;
+
+/// Rows of a version, or of the version that is referred to, which `unique` and `reference` look at: each part of the
+/// hashes is a pass over the columns, and more than so many take minutes.
+pub const SET_ROWS_MAX: u64 = 32 << 20;
+
 /// What a rule came to, as it travels with a version and stands in its receipt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -20,6 +20,8 @@ mod e2e;
 mod inside;
 #[path = "all/kills.rs"]
 mod kills;
+#[path = "all/kills_match.rs"]
+mod kills_match;
 #[path = "all/lake_seeds.rs"]
 mod lake_seeds;
 #[path = "all/local_store.rs"]

@@ -1,7 +1,10 @@
 //! What the pages of a Parquet file say they hold, looked at before anything is decoded: a page of some bytes may claim two
 //! gigabytes, and a decoder makes room for what is claimed.
 
+mod content;
+
 use lingqu_protocol::host::DiskFile;
+use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 
 /// Bytes of one page when it is decompressed. Writers aim at one MiB; the largest known cut at 100 MB, and a page that
@@ -35,7 +38,8 @@ pub(super) fn check(file: &dyn DiskFile, metadata: &ParquetMetaData) -> Result<(
             let range = (u64::try_from(start), u64::try_from(column.compressed_size()));
             let (Ok(start), Ok(bytes)) = range else { return Err(format!("{place}: it has no place in the file")) };
             let end = start.checked_add(bytes).ok_or_else(|| format!("{place}: it has no place in the file"))?;
-            together += largest_page(file, start, end).map_err(|why| format!("{place}: {why}"))?;
+            let codec = column.compression();
+            together += largest_page(file, codec, start, end).map_err(|why| format!("{place}: {why}"))?;
         }
         if together > PAGES_BYTES_MAX {
             let most = PAGES_BYTES_MAX >> 20;
@@ -48,7 +52,7 @@ pub(super) fn check(file: &dyn DiskFile, metadata: &ParquetMetaData) -> Result<(
 }
 
 /// The decompressed size of the largest page between two places of a file.
-fn largest_page(file: &dyn DiskFile, start: u64, end: u64) -> Result<u64, String> {
+fn largest_page(file: &dyn DiskFile, codec: Compression, start: u64, end: u64) -> Result<u64, String> {
     let (mut at, mut largest) = (start, 0);
     while at < end {
         let header = header_at(file, at, end)?;
@@ -57,7 +61,11 @@ fn largest_page(file: &dyn DiskFile, start: u64, end: u64) -> Result<u64, String
             return Err(format!("a page of {bytes} bytes; {most} MiB are the most"));
         }
         largest = largest.max(header.decompressed_bytes);
-        at = at.saturating_add(header.bytes as u64).saturating_add(header.stored_bytes);
+        let data = at.saturating_add(header.bytes as u64);
+        at = data.saturating_add(header.stored_bytes);
+        if at <= end {
+            content::check(file, codec, &header, data)?;
+        }
     }
     if at == end { Ok(largest) } else { Err("a page reaches beyond its column".into()) }
 }
@@ -84,6 +92,8 @@ struct Header {
     bytes: usize,
     decompressed_bytes: u64,
     stored_bytes: u64,
+    /// Bytes of levels before what is compressed, in pages of the second kind; all of one that says it is not.
+    plain_bytes: u64,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -97,7 +107,7 @@ impl Header {
     /// Reads a `PageHeader` in Thrift's compact protocol.
     fn read(bytes: &[u8]) -> Result<Self, Stop> {
         let mut thrift = Compact { bytes, at: 0 };
-        let (mut decompressed, mut stored) = (None, None);
+        let (mut decompressed, mut stored, mut plain_bytes) = (None, None, 0);
         let mut id: i64 = 0;
         while let Some((delta, of)) = thrift.field()? {
             id = match delta {
@@ -107,16 +117,20 @@ impl Header {
             match (id, of) {
                 (2, I32) => decompressed = Some(thrift.zigzag()?),
                 (3, I32) => stored = Some(thrift.zigzag()?),
+                (8, STRUCT) => plain_bytes = thrift.plain_bytes()?,
                 _ => thrift.skip(of, 0)?,
             }
         }
         let size =
             |size: Option<i64>| size.and_then(|n| u64::try_from(n).ok()).ok_or(Stop::Bad("a page without a size"));
-        Ok(Self { bytes: thrift.at, decompressed_bytes: size(decompressed)?, stored_bytes: size(stored)? })
+        let (decompressed_bytes, stored_bytes) = (size(decompressed)?, size(stored)?);
+        Ok(Self { bytes: thrift.at, decompressed_bytes, stored_bytes, plain_bytes })
     }
 }
 
+const FALSE: u8 = 2;
 const I32: u8 = 5;
+const STRUCT: u8 = 12;
 
 /// Thrift's compact protocol, as far as one must know it to find the end of a structure.
 struct Compact<'a> {
@@ -160,6 +174,23 @@ impl Compact<'_> {
     fn zigzag(&mut self) -> Result<i64, Stop> {
         let value = self.varint()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
+    }
+
+    /// What a `DataPageHeaderV2` says is not compressed: both kinds of levels, or all.
+    fn plain_bytes(&mut self) -> Result<u64, Stop> {
+        let (mut id, mut bytes) = (0i64, 0u64);
+        while let Some((delta, of)) = self.field()? {
+            id = match delta {
+                0 => self.zigzag()?,
+                delta => id + i64::from(delta),
+            };
+            match (id, of) {
+                (5 | 6, I32) => bytes = bytes.saturating_add(u64::try_from(self.zigzag()?).unwrap_or(u64::MAX)),
+                (7, FALSE) => bytes = u64::MAX,
+                _ => self.skip(of, 1)?,
+            }
+        }
+        Ok(bytes)
     }
 
     fn skip(&mut self, of: u8, depth: u32) -> Result<(), Stop> {
@@ -294,13 +325,39 @@ mod tests {
     fn a_header_that_lies_is_believed_in_what_it_claims() {
         let bytes = header(i32::MAX, 20);
         let read = Header::read(&bytes).unwrap();
-        assert_eq!(read, Header { bytes: bytes.len(), decompressed_bytes: 2_147_483_647, stored_bytes: 20 });
+        assert_eq!(
+            read,
+            Header { bytes: bytes.len(), decompressed_bytes: 2_147_483_647, stored_bytes: 20, plain_bytes: 0 }
+        );
         for cut in 0..bytes.len() {
             assert_eq!(Header::read(&bytes[..cut]), Err(Stop::Short), "{cut}");
         }
         assert!(matches!(Header::read(&header(-1, 20)), Err(Stop::Bad(_))));
         assert!(matches!(Header::read(&header(1, -20)), Err(Stop::Bad(_))));
         assert!(matches!(Header::read(&[0x1c; 100]), Err(Stop::Bad(_))), "too deep");
+    }
+
+    #[test]
+    fn what_good_writers_compress_is_as_long_as_they_say() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f.parquet");
+        let texts: ArrayRef =
+            Arc::new(StringArray::from_iter((0..5_000).map(|i| (i % 3 > 0).then(|| format!("值{i}")))));
+        let batch = RecordBatch::try_from_iter_with_nullable([("t", texts, true)]).unwrap();
+        for version in [WriterVersion::PARQUET_1_0, WriterVersion::PARQUET_2_0] {
+            for codec in
+                [Compression::GZIP(Default::default()), Compression::LZ4, Compression::LZ4_RAW, Compression::SNAPPY]
+            {
+                for rows in [5_000, 0, 1] {
+                    let properties = WriterProperties::builder().set_writer_version(version).set_compression(codec);
+                    let out = std::fs::File::create(&path).unwrap();
+                    let mut writer = ArrowWriter::try_new(out, batch.schema(), Some(properties.build())).unwrap();
+                    writer.write(&batch.slice(0, rows)).unwrap();
+                    writer.close().unwrap();
+                    assert_eq!(checked(&path), Ok(()), "{codec:?} {version:?} {rows}");
+                }
+            }
+        }
     }
 
     proptest! {

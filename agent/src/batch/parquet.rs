@@ -29,6 +29,7 @@ pub(super) fn read(file: Box<dyn DiskFile>, path: &Path, spec: &EntrySpec, take:
     check_columns(path, spec, builder.schema())?;
     super::pages::check(&*file, builder.metadata()).map_err(|why| broken(&why))?;
     let rows = batch_rows(builder.metadata()).ok_or_else(|| broken(&"a column chunk is over 1 GiB"))?;
+    let said = said_rows(builder.metadata()).map_err(|why| broken(&why))?;
     let reader = builder.with_batch_size(rows).build().map_err(|e| broken(&e))?;
     let (open, mut first) = (opened(spec), 1);
     for batch in reader {
@@ -39,7 +40,25 @@ pub(super) fn read(file: Box<dyn DiskFile>, path: &Path, spec: &EntrySpec, take:
         }
         first += rows;
     }
-    Ok(true)
+    match first - 1 {
+        found if found == said => Ok(true),
+        found => Err(broken(&format!("it holds {found} rows where it says {said}"))),
+    }
+}
+
+/// Rows that a file says it holds, as a whole and in its row groups alike.
+fn said_rows(metadata: &ParquetMetaData) -> Result<u64, String> {
+    let of = |rows: i64| u64::try_from(rows).map_err(|_| "it says that it holds less than no rows".to_owned());
+    let whole = of(metadata.file_metadata().num_rows())?;
+    let mut parts = 0u64;
+    for group in metadata.row_groups() {
+        parts = parts.saturating_add(of(group.num_rows())?);
+    }
+    if parts == whole {
+        Ok(whole)
+    } else {
+        Err(format!("it says that it holds {whole} rows, and its row groups {parts}"))
+    }
 }
 
 /// The schema of a file.

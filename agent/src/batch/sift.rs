@@ -61,6 +61,15 @@ pub struct Sifted {
     pub rejected: u64,
     /// Why, in the order of the rows.
     pub cells: Vec<DirtyCell>,
+    /// Where the rows that go on stand in their file.
+    lines: Lines,
+}
+
+impl Sifted {
+    /// Line of a text file, row of a sheet, or count of rows, all from 1, of a row that goes on.
+    pub fn line(&self, row: usize) -> u64 {
+        self.lines.of(row)
+    }
 }
 
 /// Sifts the rows of one push.
@@ -114,13 +123,18 @@ impl<'a> Sieve<'a> {
         }
         self.regions(&batch, &lines, &mut found);
         self.quality(&batch, &lines, &mut found)?;
-        let batch = if found.any { keep(&batch, &found.bad)? } else { batch };
+        let (batch, lines) = if found.any {
+            let stay = (0..rows).filter(|row| !found.has(*row)).map(|row| lines.of(row)).collect();
+            (keep(&batch, &found.bad)?, Lines::Each(stay))
+        } else {
+            (batch, lines)
+        };
         let rejected = found.bad.iter().filter(|bad| **bad).count() as u64;
         found.cells.sort_by_key(|(row, _)| *row);
         let cells = found.cells.into_iter().map(|(_, cell)| cell).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         let batch = RecordBatch::try_new_with_options(self.schema.clone(), batch.columns().to_vec(), &options);
-        Ok(Sifted { batch: batch.map_err(ours)?, rejected, cells })
+        Ok(Sifted { batch: batch.map_err(ours)?, rejected, cells, lines })
     }
 
     /// The entry's quality rules that one row is enough for. The gateway runs them itself; here they name their rows.

@@ -1,10 +1,10 @@
 //! Sending and getting, and what is under way.
 
 use super::args::PushBatchArgs;
-use super::args::{BatchMode, MatchArgs, PullArgs, PushCommand, PushCommon, TransferCommand};
-use super::{App, DONE, QUEUED, write_output};
+use super::args::{MatchArgs, PullArgs, PushCommand, PushCommon, TransferCommand};
+use super::{App, DONE, QUEUED, checking, write_output};
 use crate::batch::ReadOptions;
-use crate::batch::reject::{RejectOptions, SHOWN_MAX};
+use crate::batch::reject::RejectOptions;
 use crate::batch::sink::{Format, WriteOptions};
 use crate::connect::{Link, unexpected};
 use crate::download::{self, Got};
@@ -14,9 +14,8 @@ use crate::outbox::{Hold, KeysWork, Outbox, PullWork, Record, State, Work, id_fr
 use crate::output::{Output, Table};
 use crate::transfer::{Env, Patience};
 use crate::upload::collect::{collect, collect_rows};
-use crate::upload::read::{self, Checked, How};
+use crate::upload::read::How;
 use crate::upload::{batch, files};
-use lingqu_protocol::changes::changes_entry;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::{Disk, Timestamp};
 use lingqu_protocol::ids::TransferId;
@@ -29,13 +28,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// What a transfer of this command runs on.
-struct Desk {
-    env: Env,
-    link: Link,
+pub(super) struct Desk {
+    pub(super) env: Env,
+    pub(super) link: Link,
 }
 
 impl Desk {
-    fn new(app: &App) -> Result<Self, AgentError> {
+    pub(super) fn new(app: &App) -> Result<Self, AgentError> {
         let link = app.link()?;
         let profile = link.profile().clone();
         let outbox = Outbox::open(app.machine.disk.clone(), app.machine.clock.clone(), profile.dir())?;
@@ -69,7 +68,7 @@ pub(super) async fn push(app: &App, command: PushCommand) -> Result<u8, AgentErr
             let files = collect(&all_absolute(&args.paths)?)?;
             (args.entry.clone(), Work::PushFiles { entry: args.entry, files }, args.common)
         }
-        PushCommand::Batch(args) if args.check => return check(app, &args).await,
+        PushCommand::Batch(args) if args.check => return checking::check(app, &args).await,
         PushCommand::Batch(args) => {
             let files = collect_rows(&all_absolute(&args.paths)?)?;
             let (mode, how) = (args.mode.word().to_owned(), how(&args)?);
@@ -197,7 +196,7 @@ fn all_absolute(paths: &[PathBuf]) -> Result<Vec<PathBuf>, AgentError> {
 }
 
 /// How the files of a push are read, and what is done about dirty rows.
-fn how(args: &PushBatchArgs) -> Result<How, AgentError> {
+pub(super) fn how(args: &PushBatchArgs) -> Result<How, AgentError> {
     let options =
         ReadOptions { encoding: args.encoding, delimiter: args.delimiter, zone: args.zone, sheet: args.sheet.clone() };
     let rejects = RejectOptions {
@@ -206,71 +205,6 @@ fn how(args: &PushBatchArgs) -> Result<How, AgentError> {
         percent_max: args.reject_percent_max,
     };
     Ok(How { options, rejects, as_rows: args.no_verbatim })
-}
-
-/// `push batch --check`: the report first, and then, where not all may be sent, an error.
-async fn check(app: &App, args: &PushBatchArgs) -> Result<u8, AgentError> {
-    let files = collect_rows(&args.paths)?;
-    let count = files.len();
-    let desk = Desk::new(app)?;
-    let session = desk.link.open(crate::connect::Backoff::COMMAND).await?;
-    let spec = batch::entry(&session, &args.entry).await?;
-    let spec = if args.mode == BatchMode::Changes { changes_entry(&spec) } else { spec };
-    session.close();
-    desk.link.goodbye().await;
-    let how = how(args)?;
-    let checked = read::check(&desk.env, spec, files, how.clone()).await?;
-    let tally = &checked.tally;
-    let valid = checked.failed.is_empty() && tally.is_allowed();
-    let faults: Vec<Value> = tally
-        .first()
-        .iter()
-        .map(|named| {
-            json!({
-                "file": named.file, "line": named.cell.line, "column": named.cell.column, "value": named.cell.value,
-                "outcome": named.cell.outcome.word(), "reason": named.cell.why.en, "reason_zh": named.cell.why.zh,
-            })
-        })
-        .collect();
-    let errors: Vec<Value> = checked.failed.iter().map(|e| e.to_json()["error"].clone()).collect();
-    let summary = checked.summary.as_ref();
-    let said = json!({
-        "id": args.entry, "valid": valid, "files": count, "read": tally.read(), "rejected": tally.rejected(),
-        "marked": tally.marked(), "rows": tally.read() - tally.rejected(),
-        "rows_digest": summary.map(|s| s.rows_digest), "bytes": summary.map(|s| s.bytes), "faults": faults,
-        "errors": errors, "reject_file": how.rejects.file,
-    });
-    app.output.say(&said, |o| report(o, &checked, count))?;
-    match checked.failed.into_iter().next() {
-        Some(error) => Err(error),
-        None if valid => Ok(DONE),
-        None => Err(checked.tally.over()),
-    }
-}
-
-fn report(o: &Output, checked: &Checked, files: usize) -> String {
-    let tally = &checked.tally;
-    let counts = [
-        (o.pick("files", "文件数"), files as u64),
-        (o.pick("rows read", "读取行数"), tally.read()),
-        (o.pick("rows that fit", "符合要求的行数"), tally.read() - tally.rejected()),
-        (o.pick("rows that do not", "不符合要求的行数"), tally.rejected()),
-        (o.pick("rows marked", "标记的行数"), tally.marked()),
-    ];
-    let mut text: String = counts.iter().map(|(name, n)| format!("{name}: {n}\n")).collect();
-    let chinese = o.language == crate::output::Language::Chinese;
-    for error in &checked.failed {
-        let told = error.told();
-        let what = if chinese { &told.what.zh } else { &told.what.en };
-        text.push_str(&format!("  {}\n", crate::output::clean(what)));
-    }
-    for named in tally.first() {
-        text.push_str(&format!("  {}\n", crate::output::clean(&named.text(chinese))));
-    }
-    if tally.first().len() == SHOWN_MAX {
-        text.push_str(o.pick("  and more: --reject FILE has all of them\n", "  ……其余见 --reject 指定的文件\n"));
-    }
-    text
 }
 
 /// Runs a transfer to its receipt, and writes down how it ended.

@@ -131,7 +131,7 @@ impl Place {
         [&self.state, &self.frames].into_iter().try_for_each(|path| gone(&*self.disk, path))
     }
 
-    /// Begins anew.
+    /// Begins anew, and writes down of which version: who goes on after a kill wants no other.
     ///
     /// # Errors
     /// What the disk says.
@@ -140,7 +140,9 @@ impl Place {
         let file = self.disk.create(&self.frames)?;
         self.disk.sync_dir(super::parent(&self.frames))?;
         let saved = Saved { version, bytes: 0, mark: String::new(), whole: None };
-        Ok(Journal { place: self.clone(), file, at: 0, saved, first: None })
+        let journal = Journal { place: self.clone(), file, at: 0, saved, first: None };
+        journal.write()?;
+        Ok(journal)
     }
 
     /// Goes on after what is durable.
@@ -245,6 +247,8 @@ mod tests {
         let place = Place::beside(Arc::new(OsDisk), &out, TransferId::from_bits(5));
         assert_eq!(place.load().unwrap(), None);
         let mut journal = place.begin(7).unwrap();
+        let begun = place.load().unwrap().unwrap();
+        assert_eq!((begun.version, begun.bytes(), begun.mark().len()), (7, 0, 0));
         let frame = |byte: u8| Bytes::from(vec![byte; 6 << 20]);
         for byte in 0..4 {
             journal.frame(&frame(byte)).unwrap();

@@ -8,7 +8,8 @@ use crate::outbox::{KeysWork, PullWork};
 use crate::records::{self, Kind};
 use crate::transfer::{Env, blocking, peer, task_failed};
 use crate::upload::batch::entry;
-use crate::upload::read::{How, check, read_all};
+use crate::upload::check::{Aim, check};
+use crate::upload::read::{How, read_all};
 use bytes::Bytes;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
@@ -86,7 +87,7 @@ impl Matching {
             );
             return Err(AgentError::Usage(told.next("use `lingqu pull`", "请使用 `lingqu pull`")));
         }
-        let checked = check(&self.env, spec.clone(), vec![self.keys.file.clone()], self.how()).await?;
+        let checked = check(&self.env, spec.clone(), vec![self.keys.file.clone()], self.how(), Aim::default()).await?;
         if let Some(error) = checked.failed.into_iter().next() {
             return Err(error);
         }

@@ -1,6 +1,7 @@
 //! Sending: sets of files, and rows.
 
 pub mod batch;
+pub mod check;
 pub mod collect;
 pub mod files;
 pub mod read;

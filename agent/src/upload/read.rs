@@ -2,7 +2,7 @@
 
 use super::segment::changed;
 use crate::batch::reject::{RejectOptions, Tally};
-use crate::batch::sift::Sieve;
+use crate::batch::sift::{Sieve, Sifted};
 use crate::batch::{self, ReadOptions};
 use crate::error::{AgentError, Told};
 use crate::outbox::SourceFile;
@@ -17,9 +17,6 @@ use lingqu_protocol::ipc;
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use lingqu_protocol::session::SessionError;
 use tokio::sync::mpsc;
-
-/// Files that a look names as wrong in themselves: who has more has one mistake in all of them.
-const FAILED_MAX: usize = 100;
 
 /// How files of rows are read, and what is done about dirty rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -52,17 +49,6 @@ pub struct Summary {
     pub rows_digest: Digest,
 }
 
-/// What a look at all files came to.
-#[derive(Debug)]
-pub struct Checked {
-    /// The rows that fit; none where a file could not be read to its end.
-    pub summary: Option<Summary>,
-    /// What was counted, and the first of the dirty cells.
-    pub tally: Tally,
-    /// Files that cannot be read, or have other columns, each with its reason.
-    pub failed: Vec<AgentError>,
-}
-
 /// Where frames go, and what of the rows need not go: the first ones, where they are those that are durable.
 pub type Out<'a> = (&'a mpsc::Sender<Vec<Bytes>>, RowsSum);
 
@@ -80,7 +66,7 @@ pub fn read_all(
     let mut tally = Tally::new(&*env.disk, &how.rejects, false)?;
     let mut reading = Reading::new(spec, out)?;
     for file in files {
-        if !reading.file(env, file, &how.options, &mut tally)? {
+        if !reading.file(env, file, &how.options, &mut tally, &mut |_| Ok(()))? {
             break;
         }
     }
@@ -90,35 +76,6 @@ pub fn read_all(
         return Err(changed(&file.path));
     }
     Ok(reading.finish(&tally))
-}
-
-/// Looks at all files as rows of `spec` and names everything that is wrong with them. Nothing is sent.
-///
-/// # Errors
-/// What the disk says; what is wrong with the files is no error.
-pub async fn check(env: &Env, spec: EntrySpec, files: Vec<SourceFile>, how: How) -> Result<Checked, AgentError> {
-    let env = env.clone();
-    blocking(move || {
-        let mut tally = Tally::new(&*env.disk, &how.rejects, true)?;
-        let mut reading = Reading::new(&spec, None)?;
-        let mut failed = Vec::new();
-        for file in &files {
-            match reading.file(&env, file, &how.options, &mut tally) {
-                Ok(_) => {}
-                // A file that is wrong in itself does not end the look at the others.
-                Err(error @ (AgentError::Data(_) | AgentError::Usage(_))) => {
-                    if failed.len() < FAILED_MAX {
-                        failed.push(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        tally.finish()?;
-        let summary = failed.is_empty().then(|| reading.finish(&tally));
-        Ok(Checked { summary, tally, failed })
-    })
-    .await
 }
 
 /// Reads the files of a push a second time, to compare them with a receipt. What stays behind was named the first time.
@@ -132,7 +89,7 @@ pub async fn reread(env: &Env, spec: EntrySpec, files: Vec<SourceFile>, how: &Ho
 }
 
 /// Files being read.
-struct Reading<'a> {
+pub(super) struct Reading<'a> {
     spec: &'a EntrySpec,
     sieve: Sieve<'a>,
     frames: Frames<'a>,
@@ -167,7 +124,7 @@ impl Skip {
 }
 
 impl<'a> Reading<'a> {
-    fn new(spec: &'a EntrySpec, out: Option<Out<'a>>) -> Result<Self, AgentError> {
+    pub(super) fn new(spec: &'a EntrySpec, out: Option<Out<'a>>) -> Result<Self, AgentError> {
         let (out, durable) = out.map_or((None, RowsSum::default()), |(out, durable)| (Some(out), durable));
         let skip = Skip { durable, seen: RowsDigest::new(spec) };
         let encoder = ipc::Encoder::new(arrow_schema(spec)).map_err(|e| machine(&e))?;
@@ -176,13 +133,14 @@ impl<'a> Reading<'a> {
         Ok(Self { spec, sieve: Sieve::new(spec)?, frames, digest: RowsDigest::new(spec), skip })
     }
 
-    /// Whether more files are wanted.
-    fn file(
+    /// Reads a file; each piece of it is shown to `look`. Whether more files are wanted.
+    pub(super) fn file(
         &mut self,
         env: &Env,
         file: &SourceFile,
         options: &ReadOptions,
         tally: &mut Tally,
+        look: &mut dyn FnMut(&Sifted) -> Result<(), AgentError>,
     ) -> Result<bool, AgentError> {
         let Self { spec, sieve, frames, digest, skip } = self;
         if !frames.wanted {
@@ -191,6 +149,7 @@ impl<'a> Reading<'a> {
         batch::read(&*env.disk, &file.path, spec, options, &mut |piece| {
             let sifted = sieve.sift(piece)?;
             tally.take(&file.path, &sifted)?;
+            look(&sifted)?;
             digest.update(&sifted.batch).map_err(|e| machine(&e))?;
             match skip.rest(&sifted.batch, file)? {
                 Some(rest) => frames.rows(&rest, file),
@@ -199,7 +158,7 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn finish(self, tally: &Tally) -> Summary {
+    pub(super) fn finish(self, tally: &Tally) -> Summary {
         Summary {
             rows: self.digest.sum().count,
             read: tally.read(),
@@ -257,6 +216,6 @@ impl Frames<'_> {
     }
 }
 
-fn machine(error: &dyn std::fmt::Display) -> AgentError {
+pub(super) fn machine(error: &dyn std::fmt::Display) -> AgentError {
     AgentError::Machine(Told::new("rows", error.to_string(), format!("内部错误：{error}")))
 }

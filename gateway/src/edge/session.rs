@@ -391,9 +391,10 @@ async fn perform_for_agent<C: Channel>(
         }
         Ask::MatchKeys(ask) => {
             let permit = gate.service(peer, &by_key(&ask.target, &ask.columns, &ask.purpose))?;
-            // One question, whose value is all of its keys.
-            let _watched = watching::service(observer, from, asked, &permit, [("", ask.keys_digest.as_str())]);
-            flow::match_keys(flow, permit, peer, ask, wires).await
+            // One question, whose value is all of its keys; and each of them, as it is answered.
+            let watched = watching::service(observer, from, asked, &permit, [("", ask.keys_digest.as_str())]);
+            let answered = |hash, is_found| watched.key(hash, is_found);
+            flow::match_keys(flow, permit, peer, ask, answered, wires).await
         }
     }
 }

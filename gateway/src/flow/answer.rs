@@ -10,7 +10,7 @@ use crate::gate::{Permit, PullPermit};
 use crate::lake::keys::{key_hashes, zeros_alike};
 use crate::lake::manifest::TableManifest;
 use crate::lake::scrub::scrub_batch;
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::{interleave, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
@@ -152,6 +152,19 @@ impl Answering {
             Ok::<_, FlowError>((scrub_batch(&batch)?, found))
         });
         composed.await?.map(Some)
+    }
+
+    /// For each row of an answer its key's hash, and whether something was found for it.
+    ///
+    /// # Errors
+    /// What is no answer: ours.
+    pub(super) fn found(&self, answer: &RecordBatch) -> Result<impl Iterator<Item = (u64, bool)>, FlowError> {
+        let ours = |e: &dyn std::fmt::Display| FlowError::Machine(e.to_string());
+        let key_count = self.key_schema.fields().len();
+        let keys = answer.project(&(0..key_count).collect::<Vec<_>>()).map_err(|e| ours(&e))?;
+        let found = answer.columns().get(key_count).and_then(|column| column.as_boolean_opt().cloned());
+        let found = found.ok_or_else(|| ours(&"an answer that does not say what was found"))?;
+        Ok(key_hashes(&keys)?.into_iter().enumerate().map(move |(row, hash)| (hash, found.value(row))))
     }
 
     /// Rows that were found beside the keys that were asked, and how many of them there are. Rows whose key has the same

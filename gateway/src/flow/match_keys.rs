@@ -37,7 +37,7 @@ const KEYS_AT_ONCE: usize = 1 << 16;
 const KEYS_BYTES: usize = 4 << 20;
 
 /// What is found for them: where it is more, they are answered in two halves.
-const BOUNDS: Bounds = Bounds { rows: 1 << 18, bytes: 16 << 20 };
+const BOUNDS: Bounds = Bounds { rows: 1 << 18, bytes: 8 << 20 };
 
 /// How often the receiver hears how many rows were sent.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -45,7 +45,7 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// Keys must go on coming within this while nothing of ours is waited for.
 const KEYS_WAIT: Duration = Duration::from_secs(120);
 
-/// Answers a file of keys.
+/// Answers a file of keys. `answered` hears of each, by its hash, and whether something was found for it.
 ///
 /// # Errors
 /// Why the receiver has no end record.
@@ -54,6 +54,7 @@ pub async fn match_keys<C: Channel>(
     permit: PullPermit,
     peer: &Peer,
     ask: MatchKeys,
+    answered: impl Fn(u64, bool) + Sync,
     wires: &mut Wires<C>,
 ) -> Result<(), FlowError> {
     let transfer: TransferId = ask.transfer.parse().map_err(|e| FlowError::bad_data(format!("{e}")))?;
@@ -89,7 +90,8 @@ pub async fn match_keys<C: Channel>(
     let meter = Arc::new(Meter::new(Arc::clone(flow), &permit));
     let work = async {
         let answering = Arc::new(Answering::new(flow, &permit, &version).await?);
-        let matching = Matching { flow, permit: &permit, answering, transfer, content, meter: &meter };
+        let answered = &answered;
+        let matching = Matching { flow, permit: &permit, answering, answered, transfer, content, meter: &meter };
         // Held until the receiver has everything: dropped before, by a cut, it takes back what has not left yet.
         let (delivered, lane) = matching.run(&version, (ask.keys, keys_digest), wires).await?;
         let delivered = end(flow, &permit, delivered, wires).await?;
@@ -122,6 +124,7 @@ struct Matching<'a> {
     flow: &'a Arc<Flow>,
     permit: &'a PullPermit,
     answering: Arc<Answering>,
+    answered: &'a (dyn Fn(u64, bool) + Sync),
     transfer: TransferId,
     content: Digest,
     meter: &'a Meter,
@@ -189,7 +192,13 @@ impl Matching<'_> {
                 self.answering.answer(self.flow, self.permit, asked.clone(), None, BOUNDS).await?
             };
             match found {
-                Some((batch, _)) => sending.rows(batch, None, self.meter).await?,
+                Some((batch, _)) => {
+                    for (hash, is_found) in self.answering.found(&batch)? {
+                        (self.answered)(hash, is_found);
+                    }
+                    self.flow.failpoint("match.piece");
+                    sending.rows(batch, None, self.meter).await?;
+                }
                 None if asked.num_rows() > 1 => {
                     let half = asked.num_rows() / 2;
                     left.push_front(asked.slice(half, asked.num_rows() - half));

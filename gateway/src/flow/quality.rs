@@ -11,15 +11,8 @@ use crate::lake::manifest::TableManifest;
 use crate::lake::reader::TableReader;
 use arrow::array::{ArrayRef, RecordBatch};
 use lingqu_protocol::entry::{Check, EntrySpec, OnFailure};
-use lingqu_protocol::quality::{QualityResult, RowRules, key_hash};
+use lingqu_protocol::quality::{HASHES_HELD, QualityResult, RowRules, SET_ROWS_MAX, key_hash};
 use std::sync::Arc;
-
-/// Hashes that are held at once, by one push at a time: 16 MiB.
-const HASHES_HELD: u64 = 1 << 20;
-
-/// Rows of a version, or of the version that is referred to, which `unique` and `reference` look at: each part of the
-/// hashes is a pass over the columns, and more than so many take minutes.
-pub const SET_ROWS_MAX: u64 = 32 << 20;
 
 /// Judges a version that is about to be committed. The results are in the order of the entry's rules.
 ///

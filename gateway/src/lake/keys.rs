@@ -10,17 +10,21 @@
 //! rows compares the keys. A key that is there is always found. A section that is damaged is not used, nor one over other
 //! columns than the key has now: the part is looked through then.
 
+mod directory;
+
+pub use directory::KeyCache;
+
 use super::error::LakeError;
 use super::manifest::Slice;
 use super::store::Lake;
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type};
 use bytes::{BufMut, Bytes, BytesMut};
+use directory::Directory;
 use lingqu_protocol::rows::RowsDigest;
 use object_store::path::Path;
-use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// Entries of a page: six kilobytes, which is one read of a disk.
 pub(crate) const PAGE_ENTRIES: usize = 512;
@@ -36,9 +40,6 @@ pub(crate) const SECTION_ROWS_MAX: usize = 1 << 19;
 
 /// Bytes of pages that are read at once.
 const READ_BYTES: usize = 1 << 20;
-
-/// Bytes of directories that are kept: those of a hundred million rows.
-const KEPT_BYTES: usize = 5 << 20;
 
 /// Where the keys of some rows of a part are listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,69 +143,6 @@ fn seal(page: &[u8]) -> [u8; 16] {
     *first
 }
 
-/// The first hash and the seal of each page.
-#[derive(Debug)]
-struct Directory(Vec<(u64, [u8; 16])>);
-
-impl Directory {
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let (lines, rest) = bytes.as_chunks::<{ LINE_BYTES as usize }>();
-        let line = |line: &[u8; LINE_BYTES as usize]| {
-            let (first, seal) = line.split_first_chunk::<8>()?;
-            Some((u64::from_le_bytes(*first), seal.try_into().ok()?))
-        };
-        let lines: Vec<(u64, [u8; 16])> = lines.iter().map(line).collect::<Option<_>>()?;
-        (rest.is_empty() && lines.is_sorted_by_key(|(first, _)| *first)).then_some(Self(lines))
-    }
-
-    /// Pages that can hold one of these hashes, which are in ascending order; each once, in order.
-    fn pages_of(&self, hashes: &[u64]) -> Vec<usize> {
-        let mut pages = Vec::new();
-        for hash in hashes {
-            // One before the first that begins with it may end with it.
-            let begins = self.0.partition_point(|(first, _)| first < hash);
-            let ends = self.0.partition_point(|(first, _)| first <= hash);
-            let next = pages.last().map_or(0, |last| last + 1);
-            pages.extend(begins.saturating_sub(1).max(next)..ends);
-        }
-        pages
-    }
-}
-
-/// Directories that were read a moment ago, for all look-ups together. Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct KeyCache(Arc<Mutex<Kept>>);
-
-#[derive(Debug, Default)]
-struct Kept {
-    directories: HashMap<(String, u64), Arc<Directory>>,
-    /// The oldest first.
-    order: VecDeque<(String, u64)>,
-    bytes: usize,
-}
-
-impl KeyCache {
-    fn get(&self, section: &KeySection) -> Option<Arc<Directory>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.directories.get(&(section.object.clone(), section.pages_at)).cloned()
-    }
-
-    fn put(&self, section: &KeySection, directory: &Arc<Directory>) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (section.object.clone(), section.pages_at);
-        if kept.directories.insert(key.clone(), Arc::clone(directory)).is_none() {
-            kept.order.push_back(key);
-            kept.bytes += directory.0.len() * LINE_BYTES as usize;
-        }
-        while kept.bytes > KEPT_BYTES
-            && let Some(oldest) = kept.order.pop_front()
-        {
-            let gone = kept.directories.remove(&oldest).map_or(0, |directory| directory.0.len());
-            kept.bytes = kept.bytes.saturating_sub(gone * LINE_BYTES as usize);
-        }
-    }
-}
-
 /// Candidates for these hashes, which are in ascending order and each there once: (hash, row of the part).
 ///
 /// # Errors
@@ -237,7 +175,7 @@ pub(crate) async fn find(
         let read = lake.ranges(&object, &ranges).await?;
         for (run, bytes) in runs.into_iter().zip(read) {
             for (page, bytes) in run.zip(bytes.chunks(PAGE_ENTRIES * ENTRY_BYTES)) {
-                let sealed = directory.0.get(page).is_some_and(|(_, sealed)| *sealed == seal(bytes));
+                let sealed = directory.seal_of(page).is_some_and(|sealed| *sealed == seal(bytes));
                 if !sealed {
                     return Err(damaged());
                 }
@@ -369,19 +307,6 @@ mod tests {
         assert!(found[0] == found[1] && found[0] != found[2] && found[3] == found[4]);
     }
 
-    #[test]
-    fn directories_are_kept_within_their_bound() {
-        let cache = KeyCache::default();
-        let directory = Arc::new(Directory(vec![(0, [0; 16]); 10_000]));
-        let (_, section) = encode(Vec::new(), "keys".into(), 0, vec![]).unwrap();
-        for at in 0..100 {
-            cache.put(&KeySection { pages_at: at, ..section.clone() }, &directory);
-        }
-        let kept = cache.0.lock().unwrap();
-        assert!(kept.bytes <= KEPT_BYTES && kept.directories.len() == kept.order.len());
-        assert_eq!(kept.bytes, kept.directories.len() * 10_000 * LINE_BYTES as usize);
-    }
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
@@ -409,11 +334,6 @@ mod tests {
             let at = at.index(texts.len());
             let one = key_hashes(&batch(Arc::new(StringArray::from(vec![texts[at].clone()])))).unwrap();
             prop_assert_eq!(one[0], all[at]);
-        }
-
-        #[test]
-        fn no_directory_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _read = Directory::read(&bytes);
         }
     }
 }

@@ -5,6 +5,7 @@ use super::deleted::Deleted;
 use super::error::LakeError;
 use super::keys::{KeyCache, KeySection, find, key_hashes};
 use super::manifest::{Part, TableManifest};
+use super::page_maps::PageMaps;
 use super::reader::{Chosen, TableReader};
 use super::source::ChunkCache;
 use super::store::Lake;
@@ -25,12 +26,13 @@ pub struct Lookup {
     lake: Lake,
     chunks: ChunkCache,
     cache: KeyCache,
+    maps: PageMaps,
 }
 
 impl Lookup {
     /// On this lake, with what readers of files share.
     pub fn new(lake: Lake, chunks: ChunkCache) -> Self {
-        Self { lake, chunks, cache: KeyCache::default() }
+        Self { lake, chunks, cache: KeyCache::default(), maps: PageMaps::default() }
     }
 
     /// Rows that may have one of these keys, none of them taken away by a later change: all rows that do, and hardly any
@@ -123,7 +125,7 @@ impl Lookup {
         chosen: Chosen,
     ) -> Result<TableReader, LakeError> {
         let reader = TableReader::open(self.lake.clone(), Arc::clone(manifest), names, predicate)?;
-        Ok(reader.with_cache(self.chunks.clone()).choosing(chosen))
+        Ok(reader.with_cache(self.chunks.clone()).with_maps(self.maps.clone()).choosing(chosen))
     }
 
     /// Rows of a part with one of these hashes, from reading its keys.

@@ -18,6 +18,7 @@ pub mod lookup;
 pub mod manifest;
 mod manifest_rows;
 pub mod merge;
+mod page_maps;
 pub mod parts;
 pub mod reader;
 mod regions;

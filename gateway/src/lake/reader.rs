@@ -4,15 +4,16 @@
 //! Every range is checked against the manifest's digest before it is decoded, and every mebibyte of a provider's own file
 //! against its value, so that what reaches the decoder is what was checked when it came, page sizes and all.
 
+mod query;
+
 use super::error::LakeError;
-use super::filter::evaluate;
 use super::manifest::{Part, RowGroup, Slice, TableManifest};
-use super::scrub::scrub_batch;
+use super::page_maps::{FilePages, PageMaps};
 use super::segment::SegmentStore;
 use super::source::{ChunkCache, FileChunks, Pieces, Source};
 use super::store::Lake;
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{and, concat_batches, filter, prep_null_mask_filter};
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use lingqu_protocol::columns::arrow_type;
 use lingqu_protocol::ipc::{BATCH_BYTES_AIM, BATCH_ROWS_MAX};
@@ -24,12 +25,17 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use query::{Layout, Query};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// Bytes below which the few rows that several row groups give are joined: frames of a handful of rows cost more than their
 /// content.
 const JOINED_BYTES: usize = 1 << 20;
+
+/// Rows that are decoded at a time where single rows are chosen: they lie far apart, and as long as they are held so are the
+/// whole pages that their text stands in.
+const CHOSEN_ROWS: usize = 1024;
 
 /// Where a read stands, in coordinates of the version: the next row to look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +52,7 @@ pub struct Position {
 pub struct TableReader {
     lake: Lake,
     cache: ChunkCache,
+    maps: PageMaps,
     manifest: Arc<TableManifest>,
     query: Arc<Query>,
     /// Row groups still to be read, as (part, row group), the next one last.
@@ -78,22 +85,6 @@ struct Open {
     layout: Arc<Layout>,
     /// Only rows that were chosen come.
     is_chosen: bool,
-}
-
-/// What is read, in places of the entry's items.
-struct Query {
-    predicate: Option<TypedPredicate>,
-    /// Columns to decode, in order.
-    decoded: Vec<usize>,
-    /// Columns to give, as places among the decoded.
-    given: Vec<usize>,
-    schema: SchemaRef,
-}
-
-/// Where a part has the columns that are decoded: for each of them its place in a decoded batch, or its type, all null.
-struct Layout {
-    places: Vec<Option<usize>>,
-    leaves: Vec<usize>,
 }
 
 impl TableReader {
@@ -139,6 +130,7 @@ impl TableReader {
         Ok(Self {
             lake,
             cache: ChunkCache::default(),
+            maps: PageMaps::default(),
             manifest,
             query,
             left,
@@ -163,6 +155,12 @@ impl TableReader {
     #[must_use]
     pub fn with_cache(self, cache: ChunkCache) -> Self {
         Self { cache, ..self }
+    }
+
+    /// Keeps the places of pages where others find them too.
+    #[must_use]
+    pub(crate) fn with_maps(self, maps: PageMaps) -> Self {
+        Self { maps, ..self }
     }
 
     /// Begins at a position that an earlier read of the same version under the same condition had.
@@ -284,6 +282,7 @@ impl TableReader {
         let is_chosen = chosen.is_some();
         let all_rows = usize::try_from(row_group.rows).unwrap_or(usize::MAX);
         let rows = decoding_rows(metadata.schema(), &layout.leaves);
+        let rows = if is_chosen { rows.min(CHOSEN_ROWS) } else { rows };
         let mask = ProjectionMask::leaves(metadata.parquet_schema(), layout.leaves.iter().copied());
         let reading = file.clone();
         let opening = tokio::task::spawn_blocking(move || {
@@ -313,10 +312,19 @@ impl TableReader {
         };
         let file = Arc::new(FileChunks::open(SegmentStore::new(self.lake.clone()), self.cache.clone(), place)?);
         let (input, footer) = (file.clone(), part.footer);
+        // Who reads all rows meets the head of every page anyway.
+        let wanted = self.chosen.is_some().then(|| (self.maps.clone(), self.query.layout(part).leaves));
         let read = tokio::task::spawn_blocking(move || {
             let bytes = input.range(footer.offset, usize::try_from(footer.bytes).unwrap_or(usize::MAX));
-            let metadata =
-                bytes.and_then(|bytes| ParquetMetaDataReader::decode_metadata(&bytes)).and_then(views::metadata);
+            let metadata = bytes.and_then(|bytes| ParquetMetaDataReader::decode_metadata(&bytes));
+            let metadata = metadata.map(|metadata| match wanted {
+                Some((maps, leaves)) => {
+                    let pages = FilePages::new(&input, maps, &metadata, &leaves);
+                    metadata.into_builder().set_page_index(Some(Arc::new(pages))).build()
+                }
+                None => metadata,
+            });
+            let metadata = metadata.and_then(views::metadata);
             metadata
                 .map_err(|e| input.take_fault().unwrap_or_else(|| LakeError::columns("reading a part's metadata", e)))
         });
@@ -349,75 +357,6 @@ impl TableReader {
             Some(pieces) => Ok(pieces),
             None => Err(self.lake.quarantine(&object, None, "a column or its metadata").await),
         }
-    }
-}
-
-impl Query {
-    /// Where a part has the columns that are decoded.
-    fn layout(&self, part: &Part) -> Layout {
-        let leaf = |column: &usize| part.leaves.get(*column).copied().flatten();
-        let mut leaves: Vec<usize> = self.decoded.iter().filter_map(leaf).collect();
-        leaves.sort_unstable();
-        leaves.dedup();
-        let place = |column: &usize| leaves.binary_search(&leaf(column)?).ok();
-        Layout { places: self.decoded.iter().map(place).collect(), leaves: leaves.clone() }
-    }
-
-    /// The rows and columns of a piece that are asked for, rebuilt.
-    fn select(&self, manifest: &TableManifest, open: &Open, piece: &RecordBatch) -> Result<RecordBatch, LakeError> {
-        let failed = |e| LakeError::columns("selecting rows", e);
-        let first = usize::try_from(open.row).unwrap_or(usize::MAX);
-        let rows = piece.num_rows();
-        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.decoded.len());
-        for (column, place) in self.decoded.iter().zip(&open.layout.places) {
-            let info = manifest.columns.get(*column);
-            let target = info.map(|info| arrow_type(info.item_type));
-            let target = target.ok_or_else(|| LakeError::columns("selecting rows", "a column that is none"))?;
-            columns.push(match place.and_then(|place| piece.columns().get(place)) {
-                // Those that the condition reads are needed as they are meant; the others once it is known which rows.
-                Some(array) if self.is_read_by_condition(*column) => {
-                    views::canonical(array, &target).map_err(failed)?
-                }
-                Some(array) => Arc::clone(array),
-                None => new_null_array(&target, rows),
-            });
-        }
-        let mut mask: Option<BooleanArray> = None;
-        if let Some(group) = group_of(manifest, open.part, open.group).filter(|_| !open.is_chosen) {
-            mask = group.deleted.staying(first, rows);
-        }
-        if let Some(predicate) = &self.predicate {
-            let fields = self.decoded.iter().zip(&columns);
-            let fields = fields.map(|(at, column)| Field::new(at.to_string(), column.data_type().clone(), true));
-            let options = RecordBatchOptions::new().with_row_count(Some(rows));
-            let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-            let batch = RecordBatch::try_new_with_options(schema, columns.clone(), &options).map_err(failed)?;
-            let holds = evaluate(predicate, &batch, &|column| self.decoded.binary_search(&column).ok())?;
-            // What is unknown is not selected.
-            let holds = if holds.null_count() > 0 { prep_null_mask_filter(&holds) } else { holds };
-            mask = Some(match mask {
-                Some(stays) => and(&stays, &holds).map_err(failed)?,
-                None => holds,
-            });
-        }
-        let kept = mask.as_ref().map_or(rows, |mask| mask.true_count());
-        let mut given = Vec::with_capacity(self.given.len());
-        for (place, field) in self.given.iter().zip(self.schema.fields()) {
-            let column = columns.get(*place);
-            let column = column.ok_or_else(|| LakeError::columns("selecting rows", "a column was not decoded"))?;
-            let column = match &mask {
-                Some(mask) if kept < rows => filter(column, mask).map_err(failed)?,
-                _ => Arc::clone(column),
-            };
-            given.push(views::canonical(&column, field.data_type()).map_err(failed)?);
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(kept));
-        let selected = RecordBatch::try_new_with_options(self.schema.clone(), given, &options).map_err(failed)?;
-        scrub_batch(&selected)
-    }
-
-    fn is_read_by_condition(&self, column: usize) -> bool {
-        self.predicate.as_ref().is_some_and(|predicate| predicate.columns().contains(&column))
     }
 }
 

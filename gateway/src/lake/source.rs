@@ -138,6 +138,11 @@ impl FileChunks {
         })
     }
 
+    /// Its transfer, and its number in the set.
+    pub(crate) const fn name(&self) -> (TransferId, u32) {
+        (self.transfer, self.file)
+    }
+
     /// Why the last read failed, where it was the lake: what is damaged at rest is not the decoder's fault.
     pub(crate) fn take_fault(&self) -> Option<LakeError> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -26,8 +26,9 @@ const CONNECTIONS_MAX: usize = 32;
 /// Turns from one place to another that are kept.
 const TURNS_MAX: usize = 16;
 
-/// Shapes of questions of one agent that are counted at the same time; a new one takes the place of the oldest.
-const SWEEPS_MAX: usize = 4;
+/// Shapes of questions of one agent that are counted at the same time, and files of keys twice; a new one takes the place of
+/// the oldest.
+const SWEEPS_MAX: usize = 6;
 
 /// Grants of one agent whose measured bytes are kept; what falls out is measured again from nothing.
 const GRANTS_MAX: usize = 64;
@@ -109,6 +110,10 @@ impl History {
                     );
                 }
                 self.active(seen);
+            }
+            Event::Key(key) => {
+                let half_ms = i64::from(thresholds.enumeration.minutes) * 30_000;
+                self.sweep(key.grant, key.set.shape()).count(key.number, 0, seen.at, half_ms);
             }
             Event::Moving(passed) | Event::Ended(passed) => {
                 if passed.bytes > 0 {

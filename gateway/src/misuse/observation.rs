@@ -67,6 +67,54 @@ pub enum Event {
     Moving(Passed),
     /// A stream that ended.
     Ended(Passed),
+    /// One of the keys of a file of keys, of which some are seen for all.
+    Key(Key),
+}
+
+/// A key of a file of keys (核对) that stands for [`KeySet::keys_per_mark`] of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Under which grant.
+    pub grant: Option<GrantId>,
+    /// Of which entry.
+    pub entry: EntryId,
+    /// Among which keys it counts.
+    pub set: KeySet,
+    /// The key's number.
+    pub number: u64,
+}
+
+/// Keys of files that are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeySet {
+    /// Those for which the grant gives nothing: who tries numbers has many.
+    Missing,
+    /// All.
+    Any,
+}
+
+impl KeySet {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Missing, Self::Any];
+
+    /// Of so many different keys one leaves a mark, so that a map of bits is enough for millions. Which ones is the keyed
+    /// number's to say: the same key always does or never.
+    pub const fn keys_per_mark(self) -> u64 {
+        match self {
+            Self::Missing => 1 << 10,
+            Self::Any => 1 << 14,
+        }
+    }
+
+    /// Whether a key of this number leaves one. The number's other end is the mark's place.
+    pub const fn marks(self, number: u64) -> bool {
+        number.leading_zeros() >= self.keys_per_mark().trailing_zeros()
+    }
+
+    /// What is counted in place of a question's shape.
+    pub const fn shape(self) -> u64 {
+        self as u64
+    }
 }
 
 /// How a request was answered.
@@ -139,6 +187,12 @@ impl Fingerprint {
         }
         let hash = hasher.finalize();
         hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
+    /// The number of a key, of which a hash is known that everybody can make.
+    pub fn of_key(&self, hash: u64) -> u64 {
+        let hash = blake3::keyed_hash(&self.0, &hash.to_be_bytes());
+        hash.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
     }
 
     /// The question in a pull's condition and region; `None` where it names no value at all.
@@ -265,6 +319,18 @@ mod tests {
         assert_eq!((region("4403").shape, region("4401").value == region("4403").value), (region("4401").shape, false));
         assert_ne!(Fingerprint::new([2; 32]).of(["a"]), print.of(["a"]), "another key, other numbers");
         assert_ne!(print.of(["a", "b"]), print.of(["ab"]));
+    }
+
+    #[test]
+    fn of_many_keys_as_many_leave_a_mark_as_is_said() {
+        let print = Fingerprint::new([3; 32]);
+        for set in KeySet::ALL {
+            let keys = 200 * set.keys_per_mark();
+            let marks = (0..keys).filter(|key| set.marks(print.of_key(*key))).count();
+            assert!((140..260).contains(&marks), "{set:?}: {marks} of about 200");
+        }
+        assert_ne!(KeySet::Missing.shape(), KeySet::Any.shape());
+        assert_ne!(Fingerprint::new([4; 32]).of_key(1), print.of_key(1));
     }
 
     #[test]

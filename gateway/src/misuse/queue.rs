@@ -1,7 +1,7 @@
 //! The bounded queue between what is seen and what judges it. Whoever sees something never waits: a full queue drops the
 //! observation and counts it, and everything that is found while some were dropped says so.
 
-use super::observation::{Answered, Event, Fingerprint, Observation, Passed, Question, Who};
+use super::observation::{Answered, Event, Fingerprint, Key, KeySet, Observation, Passed, Question, Who};
 use crate::gate::{Leash, Peer};
 use crate::metrics;
 use lingqu_protocol::agency::CreditCode;
@@ -211,6 +211,26 @@ pub struct Watched {
     observer: Arc<Observer>,
     flow: u64,
     question: Option<Question>,
+}
+
+impl Watched {
+    /// A key of a file was answered; `hash` is the same for the same key.
+    pub fn key(&self, hash: u64, is_found: bool) {
+        let number = self.observer.fingerprint.of_key(hash);
+        let counts = |set: &KeySet| (*set == KeySet::Any || !is_found) && set.marks(number);
+        for set in KeySet::ALL.into_iter().filter(counts) {
+            let seen = lock(&self.observer.running).get(&self.flow).map(|flow| Observation {
+                at: self.observer.clock.wall(),
+                who: flow.who,
+                connection: flow.connection,
+                address: flow.address,
+                event: Event::Key(Key { grant: flow.leash.grant(), entry: flow.leash.entry(), set, number }),
+            });
+            if let Some(seen) = seen {
+                self.observer.see(seen);
+            }
+        }
+    }
 }
 
 impl Drop for Watched {

@@ -2,6 +2,7 @@
 //! beside it in the file that `init` writes.
 
 use super::history::DENIALS_KEPT_MAX;
+use super::observation::KeySet;
 use ipnet::IpNet;
 use lingqu_protocol::misuse::{Action, Rule};
 use serde::Deserialize;
@@ -101,6 +102,10 @@ different = 240
 minutes = 60
 # An answer of more rows is no point of a sweep.
 rows_small = 1000
+# Different keys in files of keys (match) within the minutes: those that nobody has, as who tries numbers asks for, and all,
+# more than the largest match has. Where whole registers are compared of which few are known, raise missing_keys.
+missing_keys = 240000
+different_keys = 20000000
 
 [misuse.joining]
 # Grants of one requester that share a key in clear and together give personal columns that none gives alone. A warning:
@@ -257,6 +262,10 @@ section! {
         minutes: u32 = 60,
         /// Rows up to which an answer is small.
         rows_small: u64 = 1000,
+        /// Different keys of files for which the grant gives nothing.
+        missing_keys: u64 = 240_000,
+        /// Different keys of files in all.
+        different_keys: u64 = 20_000_000,
     }
 }
 
@@ -357,6 +366,16 @@ impl Thresholds {
         between("two_places.network_bits_v6", self.two_places.network_bits_v6.into(), 16, 128)?;
         between("enumeration.different", self.enumeration.different, 10, 2000)?;
         between("enumeration.minutes", self.enumeration.minutes, 2, 24 * 60)?;
+        // Fewer would be counted by a handful of marks, more by a map that is full.
+        for (key, keys, set) in [
+            ("missing_keys", self.enumeration.missing_keys, KeySet::Missing),
+            ("different_keys", self.enumeration.different_keys, KeySet::Any),
+        ] {
+            let (least, most) = (16 * set.keys_per_mark(), 4096 * set.keys_per_mark());
+            if !(least..=most).contains(&keys) {
+                return Err(format!("misuse.enumeration.{key}: {keys} is not between {least} and {most}"));
+            }
+        }
         let groups = &self.two_places.same_place;
         if groups.len() > PLACES_MAX || groups.iter().any(|group| group.len() > PLACES_MAX) {
             return Err(format!("misuse.two_places.same_place: more than {PLACES_MAX} networks or groups"));

@@ -3,7 +3,7 @@
 use super::joining::Terms;
 use super::*;
 use crate::misuse::history::{HOUR_MS, Histories};
-use crate::misuse::observation::{Answered, Event, Passed, Question};
+use crate::misuse::observation::{Answered, Event, Fingerprint, Key, KeySet, Passed, Question};
 use lingqu_protocol::agency::CreditCode;
 use std::collections::BTreeSet;
 
@@ -307,6 +307,61 @@ fn enumeration_is_a_sweep_and_not_a_busy_window_or_one_region_after_another() {
     for again in 0..5_000 {
         scene.ended(2_000, 1, question((1 << 50) | (again % 50)), None);
     }
+    scene.quiet();
+}
+
+/// A file of keys, as a flow tells of it: of each key whether it leaves marks, and those.
+fn matched(scene: &mut Scene, keys: std::ops::Range<u64>, found_percent: u64) {
+    let print = Fingerprint::new([9; 32]);
+    for key in keys {
+        let number = print.of_key(key);
+        for set in KeySet::ALL {
+            let counts = set == KeySet::Any || key % 100 >= found_percent;
+            if counts && set.marks(number) {
+                scene.see(Event::Key(Key { grant: Some(grant()), entry: EntryId::from_bits(1), set, number }));
+            }
+        }
+    }
+}
+
+#[test]
+fn enumeration_by_a_file_of_keys_is_trying_numbers_and_not_comparing_registers() {
+    let mut scene = Scene::new();
+    matched(&mut scene, 0..400_000, 2);
+    let found = scene.only(Rule::Enumeration);
+    assert_eq!(action(found, &scene.thresholds), (Action::CutGrant, false));
+    assert!(found.evidence.counts[0].1 >= 240_000 && found.evidence.text.contains("nobody has"), "{found:?}");
+    // In many small files as in one.
+    let mut scene = Scene::new();
+    for file in 0..80 {
+        matched(&mut scene, file * 5_000..(file + 1) * 5_000, 2);
+        scene.pass(10_000);
+    }
+    scene.only(Rule::Enumeration);
+
+    // A register of two million people that are known, and one of 150,000 of whom nearly none are; both again the next
+    // hour, and the second every few minutes, for the same keys are the same.
+    let mut scene = Scene::new();
+    for _ in 0..2 {
+        matched(&mut scene, 0..2_000_000, 98);
+        for _ in 0..5 {
+            matched(&mut scene, 5_000_000..5_150_000, 1);
+            scene.pass(2 * MINUTE_MS);
+        }
+        scene.pass(HOUR_MS);
+    }
+    scene.quiet();
+}
+
+#[test]
+fn enumeration_by_keys_that_are_known_is_more_than_the_largest_match() {
+    let of = |text: &str| Scene { thresholds: toml::from_str(text).unwrap(), ..Scene::new() };
+    let limit = "enumeration.different_keys = 300000\nenumeration.missing_keys = 4000000";
+    let mut scene = of(limit);
+    matched(&mut scene, 0..500_000, 100);
+    assert!(scene.only(Rule::Enumeration).evidence.counts[0].1 >= 300_000);
+    let mut scene = of(limit);
+    matched(&mut scene, 0..150_000, 100);
     scene.quiet();
 }
 

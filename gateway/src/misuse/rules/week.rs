@@ -6,7 +6,7 @@
 
 use super::*;
 use crate::misuse::history::{HOUR_MS, Histories};
-use crate::misuse::observation::{Answered, Event, Passed, Question};
+use crate::misuse::observation::{Answered, Event, Key, KeySet, Passed, Question};
 use lingqu_protocol::agency::CreditCode;
 use std::collections::BTreeMap;
 
@@ -152,6 +152,22 @@ impl Week {
         self.at(now + 5_000, agency, "main", connection, third, Event::Gone);
     }
 
+    /// A night's match: a register of up to some hundred thousand, of which few to nearly all are known there.
+    fn comparing(&mut self, agency: usize, day: i64) {
+        let mut dice = Dice((agency as u64) << 32 | day as u64);
+        let begin = START + day * DAY_MS + 2 * HOUR_MS + dice.below(HOUR_MS as u64) as i64;
+        let connection = self.connect(begin, agency, "match", 1);
+        let (missing, any) = (dice.below(150), 1 + dice.below(200));
+        for (set, marks) in [(KeySet::Missing, missing), (KeySet::Any, any)] {
+            for n in 0..marks {
+                let number = dice.roll() >> set.keys_per_mark().trailing_zeros();
+                let key = Key { grant: grant(agency, 30), entry: EntryId::from_bits(1), set, number };
+                self.at(begin + n as i64 * 100, agency, "match", connection, 1, Event::Key(key));
+            }
+        }
+        self.at(begin + MINUTE_MS, agency, "match", connection, 1, Event::Gone);
+    }
+
     /// A service window: one record at a time; a machine that restarts, and once in a while moves to another network.
     fn office(&mut self, agency: usize, day: i64) {
         let an_hour = self.agencies[agency].window_an_hour;
@@ -212,6 +228,9 @@ impl Week {
             let factor = if matches!(day, 27 | 33) { 3 } else { 1 };
             for agency in 0..AGENCIES {
                 self.night(agency, day, factor);
+                if day >= BEFORE_DAYS && agency % 3 == 0 {
+                    self.comparing(agency, day);
+                }
                 // Of the days before, nights are what departures are judged by.
                 let open = day >= BEFORE_DAYS - 2 && !weekend && !holiday;
                 if open && self.agencies[agency].window_an_hour > 0 {

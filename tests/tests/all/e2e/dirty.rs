@@ -168,6 +168,14 @@ fn rules_reject_mark_or_count_and_their_results_travel() {
     let at = publish(world, "307030/000012", &format!("{rules}{}", items.concat()), &columns);
     let file = world.file("rows.csv", "id,n,name,kind\n1,5,甲,A\n1,6,,Z\n2,101,丙,B\n3,,丁,\n");
     let bad = world.path("bad.csv");
+    // A look says what the receipt will, but for what only the gateway can tell.
+    let looked = push_rows(world, &at, &file, &["--check", "--reject-rows-max", "1"]).ok();
+    let here = |q: &Value| (text(q, "judged").to_owned(), q["checked"].as_u64(), q["failed"].as_u64());
+    let found: Vec<_> = looked["quality"].as_array().unwrap().iter().map(here).collect();
+    let expected =
+        [("here", Some(2), Some(0)), ("here", Some(3), Some(1)), ("here", Some(3), Some(1)), ("gateway", None, None)];
+    assert_eq!(found, expected.map(|(judged, checked, failed)| (judged.to_owned(), checked, failed)), "{looked}");
+    assert!(text(&looked["quality"][3], "why").contains("only the gateway"), "{looked}");
     let pushed = push_rows(world, &at, &file, &["--reject", bad.to_str().unwrap(), "--reject-rows-max", "1"]).ok();
     assert_eq!(
         (&pushed["rows"], &pushed["rejected"], &pushed["marked"]),
@@ -209,6 +217,14 @@ fn what_the_whole_version_breaks_the_gateway_refuses() {
     let rules = "[[quality]]\nrule = \"unique\"\ncolumn = \"id\"\non_failure = \"reject\"\n";
     let at = publish(world, "307030/000021", &format!("{rules}{}", item("id", "string", "")), &["id"]);
     let twice = world.file("twice.csv", "id\n1\n2\n1\n");
+    let looked = push_rows(world, &at, &twice, &["--check"]);
+    assert_eq!(looked.code, Some(7), "{looked}");
+    let report = looked.json();
+    assert_eq!((&report["valid"], &report["rejected"]), (&false.into(), &0.into()), "{report}");
+    let rule = &report["quality"][0];
+    assert_eq!((text(rule, "rule"), &rule["checked"], &rule["failed"]), ("unique(id)", &3.into(), &1.into()));
+    assert_eq!((&rule["rows"][0]["at"]["line"], &rule["rows"][0]["same_as"]["line"]), (&4.into(), &2.into()));
+    assert!(text(&looked.error(), "text").contains("1 of 3 rows"), "{looked}");
     let error = push_rows(world, &at, &twice, &[]).fails(7);
     assert!(text(&error, "text").contains("unique(id)") && text(&error, "text").contains("1 of 3 rows"), "{error}");
     let out = world.path("none.csv");

@@ -297,3 +297,38 @@ fn a_day_of_queries_is_counted_and_a_sweep_over_keys_is_found() {
     assert_eq!(text(&ask(&at, &keys[4]).fails(4), "word"), "stopped");
     world.gateway.run(["ledger", "verify"]).ok();
 }
+
+#[test]
+fn a_file_of_numbers_that_are_tried_is_found_by_its_keys() {
+    let mut world = World::stopped();
+    let file = world.gateway.dir().join("config.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    assert!(config.contains("missing_keys = 240000"), "{config}");
+    std::fs::write(&file, config.replace("missing_keys = 240000", "missing_keys = 16384")).unwrap();
+    world.gateway.start();
+    let at = by_key(&world, "307010/810006", "columns = [\"region\", \"credit_code\"]");
+    let base = registrations(67, 3_000);
+    let rows = world.path("base.parquet");
+    write_parquet(&rows, &base);
+    push_rows(&world, &at, &rows, &[]).ok();
+    let findings = || world.gateway.run(["findings", "list", "--all"]).ok().as_array().unwrap().clone();
+    // As many keys that are there, the same few numbers that are not, again and again: none is trying.
+    let known: Vec<String> = (0..60_000).map(|n| code_of(&base, n % 3_000)).collect();
+    assert_eq!(matched(&world, &at, &keys_file(&world, &known), "known.csv", &[]).rows.len(), 60_000);
+    let few: Vec<String> = (0..60_000).map(|n| format!("T{}", n % 2_000)).collect();
+    assert_eq!(matched(&world, &at, &keys_file(&world, &few), "few.csv", &[]).rows.len(), 60_000);
+    assert!(findings().is_empty(), "{:?}", findings());
+    let tried: Vec<String> = (0..60_000).map(|n| format!("T{n}")).collect();
+    let (keys, out) = (keys_file(&world, &tried), world.path("tried.csv"));
+    // It may be through before it is cut.
+    let ran = world.requester.agent.run(["match", &at.grant, keys.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    assert!(matches!(ran.code, Some(0 | 4)), "{ran}");
+    wait_until("it is found", || !findings().is_empty());
+    let found = findings().remove(0);
+    assert_eq!(
+        (text(&found, "rule"), text(&found["cut"], "what")),
+        ("enumeration", format!("grant:{}", at.grant).as_str())
+    );
+    assert!(text(&found, "text").contains("keys that nobody has"), "{found}");
+    assert_eq!(text(&world.requester.agent.run(["query", &at.grant, "--key", "T1"]).fails(4), "word"), "stopped");
+}

@@ -16,26 +16,26 @@ const MEMORY_BYTES_MAX: u64 = 256 << 20;
 
 /// What must become of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Must {
+pub(super) enum Must {
     /// Bad data, in these words among others.
     Fail(&'static str),
     /// It lies where it is not believed: its rows are taken, and are so many.
     Take(u64),
 }
 
-struct Case {
-    name: String,
-    file: &'static str,
-    bytes: Vec<u8>,
-    must: Must,
+pub(super) struct Case {
+    pub(super) name: String,
+    pub(super) file: &'static str,
+    pub(super) bytes: Vec<u8>,
+    pub(super) must: Must,
 }
 
-fn case(name: impl Into<String>, file: &'static str, bytes: impl Into<Vec<u8>>, must: Must) -> Case {
+pub(super) fn case(name: impl Into<String>, file: &'static str, bytes: impl Into<Vec<u8>>, must: Must) -> Case {
     Case { name: name.into(), file, bytes: bytes.into(), must }
 }
 
 /// An entry with two strings and a number.
-fn simple(world: &World, code: &str) -> Granted {
+pub(super) fn simple(world: &World, code: &str) -> Granted {
     let toml = format!(
         "name = \"样例\"\ncode = \"{code}\"\nabstract = \"合成数据，仅供测试\"\nformat = \"table\"\nupdate_frequency = \"daily\"\n\
          sharing_class = \"conditional\"\nconditions = \"限依法履职使用\"\npurposes = [\"{PURPOSE}\"]\n\
@@ -49,7 +49,7 @@ fn simple(world: &World, code: &str) -> Granted {
 }
 
 /// Pushes every file and prints the table.
-fn run(world: &World, at: &Granted, cases: Vec<Case>) {
+pub(super) fn run(world: &World, at: &Granted, cases: Vec<Case>) {
     let mut wrong = Vec::new();
     println!("{:>9} {:>8} {:>7}  {:<44} what is said", "bytes", "MiB", "s", "file");
     for case in cases {
@@ -73,10 +73,12 @@ fn run(world: &World, at: &Granted, cases: Vec<Case>) {
         }
         std::fs::remove_file(file).unwrap();
     }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let most = world.gateway.memory_bytes_most();
+    println!("the gateway held {} MiB at most", most >> 20);
+    assert!(wrong.is_empty() && most < MEMORY_BYTES_MAX, "the gateway: {most} bytes\n{}", wrong.join("\n"));
 }
 
-fn varint(mut n: u64) -> Vec<u8> {
+pub(super) fn varint(mut n: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while n >= 0x80 {
         out.push(n as u8 | 0x80);

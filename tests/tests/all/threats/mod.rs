@@ -2,6 +2,7 @@
 //! surface yet. Each prints what it sent and what came back: see `lingqu_tests::world::threat`.
 
 mod corpus;
+mod corpus_lies;
 mod documents;
 mod expired;
 mod formats;
