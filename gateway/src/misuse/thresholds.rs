@@ -468,6 +468,8 @@ mod tests {
             ("two_places", "network_bits_v6", 16, 128),
             ("enumeration", "different", 10, 2_000),
             ("enumeration", "minutes", 2, 24 * 60),
+            ("enumeration", "missing_keys", 16 << 10, 4 << 20),
+            ("enumeration", "different_keys", 256 << 10, 64 << 20),
         ] {
             let is_taken = |value: u32| {
                 let table = if section.is_empty() { "misuse".to_owned() } else { format!("misuse.{section}") };
