@@ -12,8 +12,8 @@ use crate::world::Programs;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// What leaves a gateway without rules: its observations go nowhere.
-const NO_RULES: (&str, &str) = ("LINGQU_UNWATCHED", "1");
+/// What names the rules that work, in a gateway's config.toml.
+const RULES: &str = "rules = [";
 
 const CODE: &str = "300001/000004";
 
@@ -36,8 +36,8 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     let programs = Programs::find()?;
     let source = dir.join("source.bin");
     let expected = write_file(&source, options.bytes, &mut Seeded::new(options.seed, "cost"))?;
-    let mut with = Side::open(&dir.join("with"), programs.clone(), &[], &source)?;
-    let mut without = Side::open(&dir.join("without"), programs, &[(NO_RULES.0, Path::new(NO_RULES.1))], &source)?;
+    let mut with = Side::open(&dir.join("with"), programs.clone(), true, &source)?;
+    let mut without = Side::open(&dir.join("without"), programs, false, &source)?;
     // The first transfer of each fills caches and is not counted.
     with.pull(&expected)?;
     without.pull(&expected)?;
@@ -97,9 +97,18 @@ struct Side {
 }
 
 impl Side {
-    fn open(dir: &Path, programs: Programs, env: &[(&'static str, &Path)], source: &Path) -> Result<Self, BenchError> {
+    fn open(dir: &Path, programs: Programs, has_rules: bool, source: &Path) -> Result<Self, BenchError> {
         std::fs::create_dir_all(dir).map_err(BenchError::io("making", dir))?;
-        let trade = Trade::open_with(dir, programs, env)?;
+        let mut trade = Trade::open(dir, programs)?;
+        if !has_rules {
+            let file = trade.world.gateway_dir().join("config.toml");
+            let text = std::fs::read_to_string(&file).map_err(BenchError::io("reading", &file))?;
+            check(text.contains(RULES), || format!("{} names no rules", file.display()))?;
+            std::fs::write(&file, without_rules(&text)).map_err(BenchError::io("writing", &file))?;
+        }
+        // Both begin anew, so that both have served as long.
+        trade.world.drain()?;
+        trade.world.serve()?;
         let asked = Asked {
             entry: CODE,
             basis: "测试",
@@ -129,6 +138,12 @@ impl Side {
     }
 }
 
+/// A configuration in which no rule works.
+fn without_rules(config: &str) -> String {
+    let lines = config.lines().map(|line| if line.starts_with(RULES) { "rules = []" } else { line });
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// The mean, and half of its interval of 95 % by Student's t.
 fn mean_and_half(values: &[f64]) -> (f64, f64) {
     let count = values.len().max(1) as f64;
@@ -147,6 +162,11 @@ fn student(freedom: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_the_rules_are_taken_out() {
+        assert_eq!(without_rules("a = 1\nrules = [\"x\", \"y\"]\n# rules\n"), "a = 1\nrules = []\n# rules\n");
+    }
 
     #[test]
     fn the_interval_is_students() {

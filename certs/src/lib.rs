@@ -25,5 +25,7 @@ pub mod tls;
 #[cfg(test)]
 mod channel_tests;
 #[cfg(test)]
+mod resets_tests;
+#[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod testing;

@@ -30,6 +30,8 @@ pub enum Moment {
         /// Bytes of all of them.
         bytes: usize,
     },
+    /// The socket had no room: what was to be sent waits, and leaves later as it is.
+    Full,
     /// A stream was reset.
     Reset {
         /// On the connection to this peer.
@@ -66,6 +68,11 @@ pub fn listen(file: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether somebody listens.
+pub fn are_noted() -> bool {
+    NOTED.get().is_some()
+}
+
 /// Notes a moment, where somebody listens.
 pub fn note(moment: impl FnOnce() -> Moment) {
     let Some(noted) = NOTED.get() else { return };
@@ -86,6 +93,7 @@ fn line(text: &mut String, at: u64, moment: Moment) {
     // Writing to a string does not fail.
     let _ = match moment {
         Moment::Sent { to, bytes } => writeln!(text, "{at} sent {to} {bytes}"),
+        Moment::Full => writeln!(text, "{at} full"),
         Moment::Reset { to } => writeln!(text, "{at} reset {to}"),
         Moment::Begun => writeln!(text, "{at} begun"),
         Moment::Accepted => writeln!(text, "{at} accepted"),
@@ -100,10 +108,11 @@ mod tests {
     fn a_line_each() {
         let mut text = String::new();
         let to = SocketAddr::from(([127, 0, 0, 1], 7));
-        for moment in [Moment::Sent { to, bytes: 9 }, Moment::Reset { to }, Moment::Begun, Moment::Accepted] {
+        let sent = Moment::Sent { to, bytes: 9 };
+        for moment in [sent, Moment::Full, Moment::Reset { to }, Moment::Begun, Moment::Accepted] {
             line(&mut text, 5, moment);
         }
-        assert_eq!(text, "5 sent 127.0.0.1:7 9\n5 reset 127.0.0.1:7\n5 begun\n5 accepted\n");
+        assert_eq!(text, "5 sent 127.0.0.1:7 9\n5 full\n5 reset 127.0.0.1:7\n5 begun\n5 accepted\n");
         assert!(now_ns() <= now_ns());
     }
 }

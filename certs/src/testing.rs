@@ -117,7 +117,16 @@ pub(crate) fn listen(tls: rustls::ServerConfig, clock: Arc<dyn Clock>) -> Endpoi
 
 /// One client dials one server, which accepts; a client that thinks it is in waits for the server's last word.
 pub(crate) async fn meet(server: &Endpoint, tls: rustls::ClientConfig, name: &str) -> Met {
-    let address = server.local_addr().unwrap();
+    meet_through(server.local_addr().unwrap(), server, tls, name).await
+}
+
+/// The same, where the client dials another address, behind which the server is.
+pub(crate) async fn meet_through(
+    address: std::net::SocketAddr,
+    server: &Endpoint,
+    tls: rustls::ClientConfig,
+    name: &str,
+) -> Met {
     let endpoint = quic::client_endpoint("127.0.0.1:0".parse().unwrap(), Limits::streams(8, 8)).unwrap();
     let config = quic::client_config(tls, Limits::streams(8, 8)).unwrap();
     let connecting = endpoint.connect_with(config, address, name).unwrap();

@@ -2,7 +2,7 @@
 
 use crate::close::CloseCode;
 use crate::frame::{Decoder, Event, FrameError};
-use crate::stream::{RecvHalf, SendHalf, StreamError};
+use crate::stream::{Ender, RecvHalf, SendHalf, StreamError};
 use crate::wire;
 use bytes::Bytes;
 use prost::Message;
@@ -123,6 +123,11 @@ impl<R: RecvHalf> FrameReader<R> {
     pub fn stop(&mut self, code: CloseCode) {
         self.recv.stop(code);
     }
+
+    /// What stops the stream from elsewhere, where the transport can.
+    pub fn ender(&self) -> Option<Ender> {
+        self.recv.ender()
+    }
 }
 
 /// The writing half of a stream, frame by frame.
@@ -164,8 +169,8 @@ impl<S: SendHalf> FrameWriter<S> {
     }
 
     /// What resets the stream from elsewhere, where the transport can.
-    pub fn resetter(&self) -> Option<crate::stream::Resetter> {
-        self.send.resetter()
+    pub fn ender(&self) -> Option<Ender> {
+        self.send.ender()
     }
 }
 
@@ -229,7 +234,7 @@ mod tests {
         writer.finish();
         writer.reset(CloseCode::Busy);
         assert_eq!(writer.send.ended, ["finished", "reset Busy"]);
-        assert!(writer.resetter().is_none());
+        assert!(writer.ender().is_none());
 
         let mut reader = FrameReader::new(writer.send);
         assert_eq!(done(reader.expect::<DataHello>("a hello")), Ok(hello));

@@ -29,13 +29,21 @@ pub trait SendHalf: Send + 'static {
     fn reset(&mut self, code: CloseCode);
     /// What does the same from elsewhere, at once and whoever waits for the stream meanwhile; `None` for a transport that
     /// cannot.
-    fn resetter(&self) -> Option<Resetter> {
+    fn ender(&self) -> Option<Ender> {
         None
     }
 }
 
-/// Resets one stream from elsewhere. Whoever waits to write to it then fails.
-pub type Resetter = Box<dyn Fn(CloseCode) + Send + Sync>;
+/// Ends one half of a stream from elsewhere: resets what is written, stops what is read. Whoever waits for it then fails.
+pub trait EndsStream: Send + Sync {
+    /// Ends it, where it has not ended. It waits for nothing.
+    fn end(&self, code: CloseCode);
+    /// Whether there is nothing left to end.
+    fn is_gone(&self) -> bool;
+}
+
+/// What ends one half of a stream.
+pub type Ender = Box<dyn EndsStream>;
 
 /// The half of a stream that this side reads.
 pub trait RecvHalf: Send + 'static {
@@ -43,6 +51,11 @@ pub trait RecvHalf: Send + 'static {
     fn recv(&mut self, max: usize) -> impl Future<Output = Result<Option<Bytes>, StreamError>> + Send;
     /// Tells the peer to stop sending.
     fn stop(&mut self, code: CloseCode);
+    /// What does the same from elsewhere, at once and whoever waits for the stream meanwhile; `None` for a transport that
+    /// cannot.
+    fn ender(&self) -> Option<Ender> {
+        None
+    }
 }
 
 /// A connection that can make more streams: bulk bytes of one transfer travel on several.

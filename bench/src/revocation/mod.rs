@@ -4,9 +4,11 @@
 //! All times are CLOCK_MONOTONIC, which every process of a machine shares, and count from the moment in which the gateway
 //! accepted the command on its control socket. From inside the gateway ([`lingqu_certs::moments`], which is asked for when
 //! the process starts) comes when the last datagram that could hold data of a connection's pulls was handed to the
-//! socket: the last one sent before all of the connection's data streams were reset, or the first after it, whichever is
-//! later, for one may have been on its way. What follows holds reasons, resets and acknowledgements. From the agents comes
-//! when their application got its last byte, and when it heard why.
+//! socket: the last one sent before all of the connection's data streams were reset. quinn makes a datagram and hands it
+//! over under the lock that a reset takes, so what leaves afterwards was made afterwards, and holds reasons, resets and
+//! acknowledgements; unless the socket had no room for it before. Where the socket was full in the second before the stop
+//! or since, the first datagram after the resets counts instead, and the report says in how many rounds. From the agents
+//! comes when their application got its last byte, which does not depend on any of this, and when it heard why.
 //!
 //! A thread of this process sleeps a millisecond over and over meanwhile; how late it wakes is what the machine's scheduler
 //! adds to everybody's times. Peers and gateway share the cores: what is measured includes the peers' own work.
@@ -23,6 +25,7 @@ use crate::report::Scenario;
 use crate::scenario::Trade;
 use crate::seeded::{Seeded, write_file};
 use crate::texts::{Asked, file_entry};
+use crate::usage;
 use crate::world::{Agency, Programs};
 use judge::{Moments, Round};
 use lingqu_certs::moments::now_ns;
@@ -119,7 +122,7 @@ pub fn measure(dir: &Path, options: &Options) -> Result<Scenario, BenchError> {
 /// The table for people.
 pub fn to_text(scenario: &Scenario) -> String {
     let mut text = format!(
-        "revocation: {} agents, {} connections, {} cuts each; milliseconds after the stop was accepted\n  {:>9} {:>8} {:>8} {:>6}   {:>21}   {:>21}   {:>21}   {:>13}\n  {:>9} {:>8} {:>8} {:>6}   {:>10}{:>11}   {:>10}{:>11}   {:>10}{:>11}   {:>13}\n",
+        "revocation: {} agents, {} connections, {} cuts each; milliseconds after the stop was accepted\n  {:>9} {:>8} {:>8} {:>6}   {:>21}   {:>21}   {:>21}   {:>13} {:>9}\n  {:>9} {:>8} {:>8} {:>6}   {:>10}{:>11}   {:>10}{:>11}   {:>10}{:>11}   {:>13} {:>9}\n",
         scenario.figures["agents"],
         scenario.figures["connections"],
         scenario.figures["rounds"],
@@ -131,6 +134,7 @@ pub fn to_text(scenario: &Scenario) -> String {
         "agent's last byte",
         "agent knows why",
         "scheduler's",
+        "gateway",
         "transfers",
         "streams",
         "MB/s",
@@ -142,11 +146,12 @@ pub fn to_text(scenario: &Scenario) -> String {
         "median",
         "p99",
         "own p99",
+        "peak MiB",
     );
     for series in scenario.figures["series"].as_array().into_iter().flatten() {
         let at = |key: &str, q: &str| series[key][q].as_f64().unwrap_or(0.0);
         text += &format!(
-            "  {:>9} {:>8} {:>8.0} {:>5.0}%   {:>10.2}{:>11.2}   {:>10.2}{:>11.2}   {:>10.2}{:>11.2}   {:>13.2}\n",
+            "  {:>9} {:>8} {:>8.0} {:>5.0}%   {:>10.2}{:>11.2}   {:>10.2}{:>11.2}   {:>10.2}{:>11.2}   {:>13.2} {:>9.0}\n",
             series["transfers"].as_u64().unwrap_or(0),
             series["streams"].as_u64().unwrap_or(0),
             series["mb_per_second"].as_f64().unwrap_or(0.0),
@@ -158,6 +163,7 @@ pub fn to_text(scenario: &Scenario) -> String {
             at("knows_ms", "median"),
             at("knows_ms", "p99"),
             at("scheduler_ms", "p99"),
+            series["gateway_peak_bytes"].as_f64().unwrap_or(0.0) / f64::from(1 << 20),
         );
     }
     text
@@ -172,6 +178,8 @@ fn round(
     bytes: u64,
     moments: &Path,
 ) -> Result<Round, BenchError> {
+    let pid = trade.world.gateway()?.pid();
+    usage::forget_peak(pid);
     let pulls = transfers.div_ceil(2);
     let half = peers.len() / 2;
     for (i, peer) in peers.iter_mut().enumerate() {
@@ -199,7 +207,8 @@ fn round(
     }
     // The gateway writes what it noted every 50 ms.
     std::thread::sleep(Duration::from_millis(200));
-    Ok(Round { told, moments: Moments::read(moments)?, late_ms: late, rates })
+    let gateway_peak_bytes = usage::of(pid).peak_bytes;
+    Ok(Round { told, moments: Moments::read(moments)?, late_ms: late, rates, gateway_peak_bytes })
 }
 
 /// Waits until every pull moves and the load has been steady; bytes a second of each look.

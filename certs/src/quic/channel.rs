@@ -4,14 +4,14 @@
 use crate::moments::{self, Moment};
 use bytes::Bytes;
 use lingqu_protocol::close::CloseCode;
-use lingqu_protocol::stream::{Channel, RecvHalf, Resetter, SendHalf, StreamError};
+use lingqu_protocol::stream::{Channel, Ender, EndsStream, RecvHalf, SendHalf, StreamError};
 use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, VarInt, WriteError};
 use rustls::pki_types::CertificateDer;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Poll, Waker};
 
 /// A QUIC connection whose handshake is done. When the last handle to it and to its streams is dropped without
 /// [`Channel::close`], it closes as our fault: the QUIC library would close with 0, which is "done".
@@ -77,7 +77,7 @@ impl Channel for QuicChannel {
 
     async fn accept_uni(&self) -> Result<QuicRecv, StreamError> {
         let stream = self.connection().accept_uni().await.map_err(connection_error)?;
-        Ok(QuicRecv { stream, ended: false, _keeps_open: Arc::clone(&self.0) })
+        Ok(QuicRecv::new(stream, &self.0))
     }
 
     fn set_windows(&self, bytes: u32) {
@@ -97,7 +97,7 @@ impl QuicChannel {
     ) -> Result<(QuicSend, QuicRecv), StreamError> {
         let (send, recv) = streams.map_err(connection_error)?;
         let send = QuicSend { stream: Arc::new(Mutex::new(send)), ended: false, _keeps_open: Arc::clone(&self.0) };
-        Ok((send, QuicRecv { stream: recv, ended: false, _keeps_open: Arc::clone(&self.0) }))
+        Ok((send, QuicRecv::new(recv, &self.0)))
     }
 }
 
@@ -116,8 +116,8 @@ pub struct QuicSend {
 }
 
 impl QuicSend {
-    fn lock(&self) -> std::sync::MutexGuard<'_, SendStream> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, SendStream> {
+        lock(&self.stream)
     }
 
     /// Bytes of streams with a higher priority go first; 0 where nothing is said.
@@ -169,17 +169,30 @@ impl SendHalf for QuicSend {
         }
     }
 
-    fn resetter(&self) -> Option<Resetter> {
-        let (stream, keeps_open) = (Arc::downgrade(&self.stream), Arc::downgrade(&self._keeps_open));
-        Some(Box::new(move |code| {
-            if let (Some(stream), Some(connection)) = (stream.upgrade(), keeps_open.upgrade()) {
-                // It fails on a stream that has ended.
-                if stream.lock().unwrap_or_else(PoisonError::into_inner).reset(wire_code(code)).is_ok() {
-                    moments::note(|| Moment::Reset { to: connection.0.remote_address() });
-                }
-            }
-        }))
+    fn ender(&self) -> Option<Ender> {
+        Some(Box::new(Resetting(Arc::downgrade(&self.stream), Arc::downgrade(&self._keeps_open))))
     }
+}
+
+/// Resets a stream from elsewhere.
+struct Resetting(Weak<Mutex<SendStream>>, Weak<Handle>);
+
+impl EndsStream for Resetting {
+    fn end(&self, code: CloseCode) {
+        let (Some(stream), Some(connection)) = (self.0.upgrade(), self.1.upgrade()) else { return };
+        // It fails on a stream that has ended.
+        if lock(&stream).reset(wire_code(code)).is_ok() {
+            moments::note(|| Moment::Reset { to: connection.0.remote_address() });
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
+}
+
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for QuicSend {
@@ -191,25 +204,74 @@ impl Drop for QuicSend {
 }
 
 /// The reading half of a stream. Dropped before its end, the peer is told to stop.
+///
+/// quinn-proto (0.11.19, `Recv::reset`) counts a reset that comes twice, because our acknowledgement was late, as if the
+/// peer had sent the bytes that it never sent twice: where the connection's window has no room for that, it closes the whole
+/// connection as if the peer had broken it (FLOW_CONTROL_ERROR), with every other transfer on it. A stream that was stopped
+/// before its reset comes is safe, and so is a connection whose window was not made smaller shortly before: then the
+/// bytes of the first reset have been given back to it.
 #[derive(Debug)]
 pub struct QuicRecv {
-    stream: RecvStream,
-    ended: bool,
+    /// Locked for moments and never while somebody waits: a cut stops it from elsewhere.
+    reading: Arc<Mutex<Reading>>,
     _keeps_open: Arc<Handle>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    stream: RecvStream,
+    ended: Option<Ended>,
+    /// Who waits for more: stopped from elsewhere, nothing more comes.
+    waits: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    Read,
+    Reset(VarInt),
+    Stopped,
+}
+
+impl Reading {
+    fn stop(&mut self, code: CloseCode) {
+        if self.ended.is_none() {
+            self.ended = Some(Ended::Stopped);
+            // It fails on a stream that has ended: there is nothing to stop.
+            let _ended = self.stream.stop(wire_code(code));
+        }
+    }
+}
+
+impl QuicRecv {
+    fn new(stream: RecvStream, connection: &Arc<Handle>) -> Self {
+        let reading = Reading { stream, ended: None, waits: None };
+        Self { reading: Arc::new(Mutex::new(reading)), _keeps_open: Arc::clone(connection) }
+    }
 }
 
 impl RecvHalf for QuicRecv {
     async fn recv(&mut self, max: usize) -> Result<Option<Bytes>, StreamError> {
-        match self.stream.read_chunk(max, true).await {
-            Ok(Some(chunk)) => Ok(Some(chunk.bytes)),
-            Ok(None) => {
-                self.ended = true;
-                Ok(None)
+        let read = poll_fn(|cx| {
+            let mut reading = lock(&self.reading);
+            match reading.ended {
+                None => {}
+                Some(Ended::Read) => return Poll::Ready(Ok(None)),
+                Some(Ended::Reset(code)) => return Poll::Ready(Err(ReadError::Reset(code))),
+                Some(Ended::Stopped) => return Poll::Ready(Err(ReadError::ClosedStream)),
             }
-            Err(ReadError::Reset(code)) => {
-                self.ended = true;
-                Err(StreamError::Reset(CloseCode::from_code(code.into_inner())))
+            // Made anew for each look: the library wakes this task all the same.
+            let read = pin!(reading.stream.read_chunk(max, true)).poll(cx);
+            match &read {
+                Poll::Ready(Ok(None)) => reading.ended = Some(Ended::Read),
+                Poll::Ready(Err(ReadError::Reset(code))) => reading.ended = Some(Ended::Reset(*code)),
+                Poll::Ready(_) => {}
+                Poll::Pending => reading.waits = Some(cx.waker().clone()),
             }
+            read
+        });
+        match read.await {
+            Ok(chunk) => Ok(chunk.map(|chunk| chunk.bytes)),
+            Err(ReadError::Reset(code)) => Err(StreamError::Reset(CloseCode::from_code(code.into_inner()))),
             Err(ReadError::ConnectionLost(error)) => Err(connection_error(error)),
             Err(ReadError::ClosedStream | ReadError::IllegalOrderedRead | ReadError::ZeroRttRejected) => {
                 Err(StreamError::Lost("this side has already ended the stream".into()))
@@ -218,18 +280,40 @@ impl RecvHalf for QuicRecv {
     }
 
     fn stop(&mut self, code: CloseCode) {
-        self.ended = true;
-        // It fails on a stream that has ended: there is nothing to stop.
-        let _ended = self.stream.stop(wire_code(code));
+        lock(&self.reading).stop(code);
+    }
+
+    fn ender(&self) -> Option<Ender> {
+        Some(Box::new(Stopping(Arc::downgrade(&self.reading), Arc::downgrade(&self._keeps_open))))
+    }
+}
+
+/// Stops a stream from elsewhere.
+struct Stopping(Weak<Mutex<Reading>>, Weak<Handle>);
+
+impl EndsStream for Stopping {
+    fn end(&self, code: CloseCode) {
+        // The connection outlives the stream in here: it closes where its last handle goes.
+        let (Some(reading), Some(_connection)) = (self.0.upgrade(), self.1.upgrade()) else { return };
+        let waits = {
+            let mut reading = lock(&reading);
+            reading.stop(code);
+            reading.waits.take()
+        };
+        if let Some(waits) = waits {
+            waits.wake();
+        }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
     }
 }
 
 impl Drop for QuicRecv {
     fn drop(&mut self) {
-        if !self.ended {
-            // The library would say 0 here, which is "done".
-            self.stop(CloseCode::Cancelled);
-        }
+        // The library would say 0 here, which is "done".
+        lock(&self.reading).stop(CloseCode::Cancelled);
     }
 }
 

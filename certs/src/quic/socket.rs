@@ -58,13 +58,18 @@ struct CappedSocket {
 
 impl AsyncUdpSocket for CappedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Arc::clone(&self.inner).create_io_poller()
+        let poller = Arc::clone(&self.inner).create_io_poller();
+        if moments::are_noted() { Box::pin(NotedPoller(poller)) } else { poller }
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        self.inner.try_send(transmit)?;
-        moments::note(|| Moment::Sent { to: transmit.destination, bytes: transmit.contents.len() });
-        Ok(())
+        let sent = self.inner.try_send(transmit);
+        match &sent {
+            Ok(()) => moments::note(|| Moment::Sent { to: transmit.destination, bytes: transmit.contents.len() }),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => moments::note(|| Moment::Full),
+            Err(_) => {}
+        }
+        sent
     }
 
     fn poll_recv(
@@ -90,6 +95,20 @@ impl AsyncUdpSocket for CappedSocket {
 
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
+    }
+}
+
+/// Notes when there was no room.
+#[derive(Debug)]
+struct NotedPoller(Pin<Box<dyn UdpPoller>>);
+
+impl UdpPoller for NotedPoller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let room = self.0.as_mut().poll_writable(cx);
+        if room.is_pending() {
+            moments::note(|| Moment::Full);
+        }
+        room
     }
 }
 

@@ -207,13 +207,7 @@ pub async fn serve(dir: &Path, options: ServeOptions) -> Result<(), ServeError> 
         clock: Arc::clone(&clock),
         thresholds: folder.config.misuse.clone(),
     };
-    if std::env::var_os("LINGQU_UNWATCHED").is_some() {
-        // For `lingqu-bench cost`; who starts the process could also leave it off.
-        tracing::error!("nobody watches for misuse: this process was started for a measurement");
-        drop((parts, observed));
-    } else {
-        tokio::spawn(Watch::begin(parts, observed).await?.run());
-    }
+    tokio::spawn(Watch::begin(parts, observed).await?.run());
     heartbeat::watchdog(&gate).map_err(doing("starting the watchdog"))?;
     let pulse = tokio::spawn(heartbeat::run(Arc::clone(&gate), Arc::clone(&flow), Arc::clone(&clock)));
 

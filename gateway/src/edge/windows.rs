@@ -4,6 +4,7 @@
 use lingqu_protocol::stream::Channel;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Bytes in flight towards the gateway over all transfers, and as many kept for sending again: with the segments in
 /// memory they make three quarters of the gateway's 128 MiB.
@@ -19,16 +20,23 @@ const SHARE_BYTES_MIN: u32 = 32 << 10;
 /// What a connection has that moves nothing.
 pub const IDLE_BYTES: u32 = 64 << 10;
 
+/// A connection keeps its share for so long after its last transfer. Taken back at once, resets that come twice would close
+/// it (`certs::quic::QuicRecv` says why), and with a cut they come: from every stream of a push, over a line that is full.
+/// Agents hear of a cut, and reset, within two seconds with 1,000 transfers on two cores.
+const SHARE_KEPT: Duration = Duration::from_secs(5);
+
 /// The connections that move data now.
 #[derive(Default)]
 pub struct Windows(Mutex<HashMap<u64, Active>>);
 
 struct Active {
     transfers: usize,
+    /// How often the last of its transfers has ended: whether another began meanwhile.
+    ended: u64,
     resize: Box<dyn Fn(u32) + Send>,
 }
 
-/// A transfer's share; dropped, the others have more.
+/// A transfer's share; dropped, the others have more after a while.
 pub struct Share {
     windows: Arc<Windows>,
     connection: u64,
@@ -40,9 +48,21 @@ impl Windows {
         let mut active = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = channel.clone();
         let resize = Box::new(move |bytes| channel.set_windows(bytes));
-        active.entry(connection).or_insert(Active { transfers: 0, resize }).transfers += 1;
+        active.entry(connection).or_insert(Active { transfers: 0, ended: 0, resize }).transfers += 1;
         divide(&active);
         Share { windows: Arc::clone(self), connection }
+    }
+}
+
+impl Windows {
+    /// Takes a share back where no transfer has begun since the last one ended.
+    fn take_back(&self, connection: u64, ended: u64) {
+        let mut active = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mine) = active.get(&connection).filter(|mine| (mine.transfers, mine.ended) == (0, ended)) {
+            (mine.resize)(IDLE_BYTES);
+            active.remove(&connection);
+            divide(&active);
+        }
     }
 }
 
@@ -51,10 +71,21 @@ impl Drop for Share {
         let mut active = self.windows.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mine) = active.get_mut(&self.connection) else { return };
         mine.transfers -= 1;
-        if mine.transfers == 0 {
-            (mine.resize)(IDLE_BYTES);
-            active.remove(&self.connection);
-            divide(&active);
+        if mine.transfers > 0 {
+            return;
+        }
+        mine.ended += 1;
+        let (windows, connection, ended) = (Arc::clone(&self.windows), self.connection, mine.ended);
+        drop(active);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn(async move {
+                    tokio::time::sleep(SHARE_KEPT).await;
+                    windows.take_back(connection, ended);
+                });
+            }
+            // The runtime is ending, and the connection with it.
+            Err(_) => windows.take_back(connection, ended),
         }
     }
 }
@@ -76,7 +107,7 @@ mod tests {
         let shown = Arc::clone(&seen);
         let resize = Box::new(move |bytes| shown.store(bytes, Ordering::SeqCst));
         let mut active = windows.0.lock().unwrap();
-        active.entry(connection).or_insert(Active { transfers: 0, resize }).transfers += 1;
+        active.entry(connection).or_insert(Active { transfers: 0, ended: 0, resize }).transfers += 1;
         divide(&active);
         drop(active);
         (Share { windows: Arc::clone(windows), connection }, seen)
@@ -98,6 +129,23 @@ mod tests {
         assert_eq!(seen.load(Ordering::SeqCst), SHARE_BYTES_MAX, "the other transfer of the connection goes on");
         drop(again);
         assert_eq!(seen.load(Ordering::SeqCst), IDLE_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_share_is_kept_for_a_while_and_for_who_begins_again_meanwhile() {
+        let windows = Arc::<Windows>::default();
+        let (first, seen) = take(&windows, 0);
+        let share = || seen.load(Ordering::SeqCst);
+        drop(first);
+        assert_eq!(share(), SHARE_BYTES_MAX);
+        let (again, _) = take(&windows, 0);
+        windows.take_back(0, 1);
+        assert_eq!(share(), SHARE_BYTES_MAX, "the first one's time is over, and another has begun");
+        drop(again);
+        windows.take_back(0, 1);
+        assert_eq!(share(), SHARE_BYTES_MAX, "its own time is not over");
+        windows.take_back(0, 2);
+        assert_eq!((share(), windows.0.lock().unwrap().len()), (IDLE_BYTES, 0));
     }
 
     #[test]

@@ -70,7 +70,8 @@ impl Claim {
             biased;
             cut = leash.cut() => Err(cut.into()),
             () = self.lost() => Err(FlowError::Conflict { what: "another session took this over".into() }),
-            done = work => done,
+            // A cut ends the streams too, and the work may fail of that before the cut itself is seen.
+            done = work => done.map_err(|error| leash.check().err().map_or(error, FlowError::from)),
         }
     }
 

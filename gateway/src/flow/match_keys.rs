@@ -138,7 +138,7 @@ impl Matching<'_> {
         (count, digest): (u64, Digest),
         wires: &mut Wires<C>,
     ) -> Result<(Delivered, DataLane<C::Send>), FlowError> {
-        let mut arrivals = wires.router.wait_for(self.transfer, 1, self.flow.entropy())?;
+        let mut arrivals = wires.router.wait_for(self.transfer, 1, self.permit.leash(), self.flow.entropy())?;
         let token = *arrivals.token();
         wires
             .reply(reply::Reply::PullReady(PullReady {

@@ -190,7 +190,7 @@ async fn take<C: Channel>(
     let writer = TableWriter::resume(flow.lake().clone(), flow.writer_budget(), transfer, shape).await?;
     let durable = writer.durable();
     let rows_sum = if durable.count > 0 { durable.to_bytes().to_vec().into() } else { Bytes::new() };
-    let mut arrivals = wires.router.wait_for(transfer, 1, flow.entropy())?;
+    let mut arrivals = wires.router.wait_for(transfer, 1, permit.leash(), flow.entropy())?;
     let token = arrivals.token().to_vec().into();
     wires
         .reply(reply::Reply::PushReady(PushReady { token, data_streams_max: 1, durable_follows: false, rows_sum }))

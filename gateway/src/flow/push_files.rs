@@ -124,7 +124,7 @@ pub(super) async fn transfer_data<C: Channel>(
 ) -> Result<Vec<FileEntry>, FlowError> {
     let durable = flow.segments().durable(transfer, plan).await?;
     let streams = wire::DATA_STREAMS_MAX;
-    let arrivals = wires.router.wait_for(transfer, streams as usize, flow.entropy())?;
+    let arrivals = wires.router.wait_for(transfer, streams as usize, permit.leash(), flow.entropy())?;
     wires
         .reply(reply::Reply::PushReady(wire::PushReady {
             token: arrivals.token().to_vec().into(),

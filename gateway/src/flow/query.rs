@@ -54,8 +54,8 @@ pub async fn query<C: Channel>(
     let leaf = spend(flow, &permit, peer, &ask, &answered, bytes as u64).await?;
     flow.failpoint("query.recorded");
     permit.leash().check()?;
-    if let Some(reset) = wires.writer.resetter() {
-        permit.leash().at_once(reset);
+    if let Some(stream) = wires.writer.ender() {
+        permit.leash().ends(stream);
     }
     let send = async {
         wires
@@ -77,7 +77,8 @@ pub async fn query<C: Channel>(
     tokio::select! {
         biased;
         cut = permit.leash().cut() => return Err(cut.into()),
-        sent = send => sent?,
+        // A cut resets the stream too, and sending may fail of that before the cut itself is seen.
+        sent = send => sent.or_else(|error| permit.leash().check().map_err(FlowError::from).and(Err(error)))?,
     }
     metrics::sent(bytes as u64);
     metrics::sent_rows(answered.rows);

@@ -75,6 +75,7 @@ pub struct Router<R>(Mutex<HashMap<Token, Waiting<R>>>);
 #[derive(Debug)]
 struct Waiting<R> {
     transfer: TransferId,
+    leash: Leash,
     sender: mpsc::Sender<FrameReader<R>>,
 }
 
@@ -93,7 +94,8 @@ impl<R> Default for Router<R> {
 }
 
 impl<R: lingqu_protocol::stream::RecvHalf> Router<R> {
-    /// Waits for up to `streams` data streams of a transfer under a new token.
+    /// Waits for up to `streams` data streams of a transfer under a new token. They end when the leash is cut, wherever they
+    /// are by then.
     ///
     /// # Errors
     /// When the system has no randomness.
@@ -101,11 +103,12 @@ impl<R: lingqu_protocol::stream::RecvHalf> Router<R> {
         self: &Arc<Self>,
         transfer: TransferId,
         streams: usize,
+        leash: &Leash,
         entropy: &dyn Entropy,
     ) -> Result<Arrivals<R>, FlowError> {
         let token = token(entropy)?;
         let (sender, receiver) = mpsc::channel(streams.max(1));
-        self.lock().insert(token, Waiting { transfer, sender });
+        self.lock().insert(token, Waiting { transfer, leash: leash.clone(), sender });
         Ok(Arrivals { token, receiver, router: Arc::clone(self) })
     }
 
@@ -121,12 +124,18 @@ impl<R: lingqu_protocol::stream::RecvHalf> Router<R> {
                 return Err(SessionError::Unexpected { expected: "a data hello", got: event_name(other.as_ref()) });
             }
         };
-        let sender = Token::try_from(hello.token.as_ref()).ok().and_then(|token| {
+        let waiting = Token::try_from(hello.token.as_ref()).ok().and_then(|token| {
             let waiting = self.lock();
             let found = waiting.get(&token)?;
-            (found.transfer.to_string() == hello.transfer).then(|| found.sender.clone())
+            (found.transfer.to_string() == hello.transfer).then(|| (found.leash.clone(), found.sender.clone()))
         });
-        match sender.map(|s| s.try_send(reader)) {
+        let sent = waiting.map(|(leash, sender)| {
+            if let Some(stream) = reader.ender() {
+                leash.ends(stream);
+            }
+            sender.try_send(reader)
+        });
+        match sent {
             Some(Ok(())) => Ok(()),
             Some(Err(mpsc::error::TrySendError::Full(mut reader) | mpsc::error::TrySendError::Closed(mut reader))) => {
                 reader.stop(CloseCode::OverLimit);
@@ -191,8 +200,8 @@ impl<S: SendHalf> DataLane<S> {
     ) -> Result<Self, FlowError> {
         leash.check()?;
         let mut lane = Self { writer: FrameWriter::new(channel.open_uni().await?), leash, finished: false };
-        if let Some(reset) = lane.writer.resetter() {
-            lane.leash.at_once(reset);
+        if let Some(stream) = lane.writer.ender() {
+            lane.leash.ends(stream);
         }
         lane.writer.message(&DataHello { transfer: transfer.to_string(), token: token.to_vec().into() }).await?;
         Ok(lane)

@@ -9,6 +9,7 @@ use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId, ListId};
+use lingqu_protocol::stream::Ender;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -80,8 +81,9 @@ impl Tags {
     }
 }
 
-/// What is done the moment a flow is cut.
-type AtOnce = Box<dyn Fn(CloseCode) + Send + Sync>;
+/// Streams of a flow that are looked through for those that are gone, each time they have doubled: a push may open one for
+/// each segment.
+const STREAMS_LOOKED_THROUGH: usize = 16;
 
 fn lock<T>(of: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,8 +96,8 @@ pub struct Leash(Arc<Inner>);
 struct Inner {
     is_cut: AtomicBool,
     cut: watch::Sender<Option<Cut>>,
-    /// What is done at once, on the thread that cuts: a busy runtime does not delay it.
-    at_once: Mutex<Vec<AtOnce>>,
+    /// What is ended at once, on the thread that cuts: a busy runtime does not delay it.
+    at_once: Mutex<Vec<Ender>>,
     tags: Tags,
     ends_at: Option<Timestamp>,
     book: Weak<LeashBook>,
@@ -179,10 +181,14 @@ impl Leash {
         Err(self.0.cut.borrow().clone().unwrap_or_else(|| Cut::closed(ClosedWhy::Stale, Timestamp(0))))
     }
 
-    /// Does something the moment the flow is cut, on the thread that cuts it; now, where it was cut already. It must not
-    /// wait for anything.
-    pub fn at_once(&self, act: impl Fn(CloseCode) + Send + Sync + 'static) {
-        lock(&self.0.at_once).push(Box::new(act));
+    /// Ends a stream the moment the flow is cut, on the thread that cuts it; now, where it was cut already.
+    pub fn ends(&self, stream: Ender) {
+        let mut streams = lock(&self.0.at_once);
+        if streams.len() >= STREAMS_LOOKED_THROUGH && streams.len().is_power_of_two() {
+            streams.retain(|stream| !stream.is_gone());
+        }
+        streams.push(stream);
+        drop(streams);
         // Cut in between: whoever comes second does it, and twice is no harm.
         if let Err(cut) = self.check() {
             self.0.act(cut.code);
@@ -205,25 +211,28 @@ impl Leash {
 }
 
 impl Inner {
-    fn pull(&self, cut: &Cut) -> bool {
+    /// Whoever checks from here on sees the cut; nobody wakes yet. False where it was cut before.
+    fn mark(&self, cut: &Cut) -> bool {
         let mut first = false;
         self.cut.send_if_modified(|slot| {
             first = slot.is_none();
             if first {
                 *slot = Some(cut.clone());
-                // Before the wake-up: whoever wakes or checks from here on sees it.
                 self.is_cut.store(true, Ordering::Release);
             }
-            first
+            false
         });
-        if first {
-            self.act(cut.code);
-        }
         first
     }
 
+    fn wake(&self) {
+        self.cut.send_if_modified(|_| true);
+    }
+
     fn act(&self, code: CloseCode) {
-        lock(&self.at_once).drain(..).for_each(|act| act(code));
+        // Outside the lock: what is ended may be the last that holds something.
+        let streams = std::mem::take(&mut *lock(&self.at_once));
+        streams.iter().for_each(|stream| stream.end(code));
     }
 }
 
@@ -281,13 +290,26 @@ impl LeashBook {
     }
 
     pub(super) fn cut(&self, selector: &Selector, cut: &Cut) -> usize {
-        self.held().iter().filter(|inner| inner.tags.matches(selector) && inner.pull(cut)).count()
+        self.pull(cut, |inner| inner.tags.matches(selector))
+    }
+
+    /// All streams of all flows first: who wakes goes on to say why, on the same few threads and under the same locks.
+    fn pull(&self, cut: &Cut, which: impl Fn(&Inner) -> bool) -> usize {
+        let mut held = self.held();
+        held.retain(|inner| which(inner) && inner.mark(cut));
+        held.iter().for_each(|inner| inner.act(cut.code));
+        held.iter().for_each(|inner| inner.wake());
+        held.len()
     }
 
     pub(super) fn expire(&self, now: Timestamp) {
         for inner in self.held() {
             if let Some(ends_at) = inner.ends_at.filter(|end| *end <= now) {
-                inner.pull(&Cut::expired(ends_at));
+                let cut = Cut::expired(ends_at);
+                if inner.mark(&cut) {
+                    inner.act(cut.code);
+                    inner.wake();
+                }
             }
         }
     }
@@ -335,6 +357,37 @@ mod tests {
             entry: EntryId::from_bits(1),
             standing,
         }
+    }
+
+    struct Counted(Arc<Mutex<Vec<CloseCode>>>, bool);
+
+    impl lingqu_protocol::stream::EndsStream for Counted {
+        fn end(&self, code: CloseCode) {
+            lock(&self.0).push(code);
+        }
+
+        fn is_gone(&self) -> bool {
+            self.1
+        }
+    }
+
+    #[test]
+    fn a_cut_ends_each_stream_once_and_what_is_gone_is_not_kept() {
+        let book = Arc::new(LeashBook::default());
+        let leash = book.attach(tags(Some(1), None, false), None, Duration::ZERO);
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        for _ in 0..1000 {
+            leash.ends(Box::new(Counted(Arc::clone(&ended), true)));
+        }
+        assert!(lock(&leash.0.at_once).len() <= STREAMS_LOOKED_THROUGH, "{}", lock(&leash.0.at_once).len());
+        lock(&leash.0.at_once).clear();
+        leash.ends(Box::new(Counted(Arc::clone(&ended), false)));
+        assert!(lock(&ended).is_empty());
+        let cut = Cut { code: CloseCode::Suspended, word: "stopped", reason: String::new(), since: Timestamp(1) };
+        assert_eq!((book.cut(&Selector::All, &cut), book.cut(&Selector::All, &cut)), (1, 0));
+        assert_eq!(*lock(&ended), [CloseCode::Suspended]);
+        leash.ends(Box::new(Counted(Arc::clone(&ended), false)));
+        assert_eq!(lock(&ended).len(), 2, "one that comes after the cut is ended as it comes");
     }
 
     #[test]

@@ -123,6 +123,11 @@ impl Watch {
 
     /// Watches for ever.
     pub async fn run(mut self) {
+        let left_out = self.parts.thresholds.left_out();
+        if !left_out.is_empty() {
+            let codes: Vec<&str> = left_out.iter().map(|rule| rule.code()).collect();
+            tracing::warn!(rules = codes.join(" "), "these rules over misuse do not work: config.toml leaves them out");
+        }
         let sample = Duration::from_secs(self.parts.thresholds.sample_seconds.into());
         let mut samples = tokio::time::interval(sample);
         samples.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -141,7 +146,7 @@ impl Watch {
                     }
                 }
                 Some(grant) = self.observed.changed.recv() => self.judge_grant(grant).await,
-                _ = samples.tick() => {
+                _ = samples.tick(), if !self.parts.thresholds.rules.is_empty() => {
                     let clock = &self.parts.clock;
                     for observation in self.observed.sample(clock.wall(), clock.monotonic()) {
                         self.judge(&observation).await;
@@ -168,6 +173,10 @@ impl Watch {
 
     async fn judge(&mut self, seen: &Observation) {
         let thresholds = &self.parts.thresholds;
+        if thresholds.rules.is_empty() {
+            // What nobody judges is not remembered either. Findings from before still end in their time.
+            return;
+        }
         let history = self.histories.record(seen, thresholds);
         let found: Vec<Suspicion> = rules::judge(history, seen, thresholds, seen.at).collect();
         for suspicion in found {
@@ -177,6 +186,9 @@ impl Watch {
 
     /// Whether a grant that was made or changed joins with others of its requester.
     async fn judge_grant(&mut self, (requester, grant): (CreditCode, GrantId)) {
+        if !self.parts.thresholds.works(Rule::Joining) {
+            return;
+        }
         let snapshot = self.parts.gate.snapshot();
         let terms = |grant: &Grant| {
             let entry = snapshot.entry(&grant.entry())?;

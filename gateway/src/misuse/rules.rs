@@ -32,15 +32,15 @@ pub const SHOWN_MAX: usize = 24;
 pub type Judge = fn(&History, &Observation, &Thresholds, Timestamp) -> Option<Suspicion>;
 
 /// Every rule that judges what is seen; the one over grants that join has its own moment ([`joining`]).
-pub const JUDGES: [Judge; 8] = [
-    two_places::judge,
-    probing::judge,
-    repeated::judge,
-    purpose::judge,
-    after_end::judge,
-    over_approved::judge,
-    enumeration::judge,
-    departure::judge,
+pub const JUDGES: [(Rule, Judge); 8] = [
+    (Rule::TwoPlaces, two_places::judge),
+    (Rule::ScopeProbing, probing::judge),
+    (Rule::ScopeRepeated, repeated::judge),
+    (Rule::PurposeNotApproved, purpose::judge),
+    (Rule::UseAfterExpiry, after_end::judge),
+    (Rule::OverApproved, over_approved::judge),
+    (Rule::Enumeration, enumeration::judge),
+    (Rule::Departure, departure::judge),
 ];
 
 /// What a rule found.
@@ -104,14 +104,15 @@ impl From<&Denial> for Shown {
     }
 }
 
-/// Everything that the rules find in what was just seen.
+/// Everything that the rules that work find in what was just seen.
 pub fn judge<'a>(
     history: &'a History,
     seen: &'a Observation,
     thresholds: &'a Thresholds,
     now: Timestamp,
 ) -> impl Iterator<Item = Suspicion> + 'a {
-    JUDGES.iter().filter_map(move |judge| judge(history, seen, thresholds, now))
+    let working = JUDGES.iter().filter(|(rule, _)| thresholds.works(*rule));
+    working.filter_map(move |(_, judge)| judge(history, seen, thresholds, now))
 }
 
 /// What follows from a suspicion, as the configuration says. A cut needs something to cut: without a grant its cut is a

@@ -14,6 +14,8 @@ const PLACES_MAX: usize = 64;
 /// The part of config.toml that `init` writes.
 pub const TEMPLATE: &str = r#"
 [misuse]
+# The rules that work, by their codes. One that is not named sees nothing; with none ([]), nobody watches: for a measurement.
+rules = ["scope_repeated", "scope_probing", "purpose_not_approved", "use_after_expiry", "over_approved", "departure", "two_places", "enumeration", "joining"]
 # Whether every rule only writes down what it would have done. For the first weeks of a new gateway.
 observe_only = false
 # Hours in which somebody confirms or lifts what a rule cut without a standing order; then it is lifted by itself.
@@ -118,6 +120,8 @@ observe_only = false
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
+    /// The rules that work.
+    pub rules: Vec<Rule>,
     /// Every rule only writes down what it would have done.
     pub observe_only: bool,
     /// Hours in which a cut without an order is confirmed.
@@ -290,6 +294,7 @@ impl<'de> Deserialize<'de> for Network {
 impl Default for Thresholds {
     fn default() -> Self {
         Self {
+            rules: Self::all().collect(),
             observe_only: false,
             confirm_within_hours: 24,
             quiet_hours: 24,
@@ -309,6 +314,21 @@ impl Default for Thresholds {
 }
 
 impl Thresholds {
+    /// The rules that this table is about: all but [`Rule::BackflowLate`], whose limit is in `[backflow]`.
+    fn all() -> impl Iterator<Item = Rule> {
+        Rule::ALL.iter().copied().filter(|rule| *rule != Rule::BackflowLate)
+    }
+
+    /// Whether a rule works at all.
+    pub fn works(&self, rule: Rule) -> bool {
+        self.rules.contains(&rule)
+    }
+
+    /// The rules that were left out: who leaves one out should read of it.
+    pub fn left_out(&self) -> Vec<Rule> {
+        Self::all().filter(|rule| !self.works(*rule)).collect()
+    }
+
     /// What follows from a rule, and whether it only says so.
     pub const fn of(&self, rule: Rule) -> (Action, bool) {
         let (action, observe_only) = match rule {
@@ -339,6 +359,11 @@ impl Thresholds {
             }
             Err(format!("misuse.{key}: {value} is not between {least} and {most}"))
         };
+        if self.works(Rule::BackflowLate) {
+            return Err(
+                "misuse.rules: backflow_late is a duty with its limit in [backflow]; leave it out here".to_owned()
+            );
+        }
         between("confirm_within_hours", self.confirm_within_hours, 1, 24 * 30)?;
         between("quiet_hours", self.quiet_hours, 0, 24 * 365)?;
         between("open_days", self.open_days, 1, 365)?;
@@ -429,11 +454,17 @@ mod tests {
             ("[misuse.departure]\naction = \"cut_agency\"", "departure"),
             ("[misuse.two_places]\nnetwork_bits_v4 = 0", "network_bits_v4"),
             ("[misuse]\nconfirm_within_hours = 0", "confirm_within_hours"),
+            ("[misuse]\nrules = [\"backflow_late\"]", "backflow_late"),
         ] {
             let file: File = toml::from_str(text).unwrap();
             assert!(file.misuse.check().unwrap_err().contains(part), "{text}");
         }
-        for text in ["[misuse]\nobserv_only = true", "[misuse.departure]\naction = \"stop\"", "[misuse.unknown]"] {
+        for text in [
+            "[misuse]\nobserv_only = true",
+            "[misuse.departure]\naction = \"stop\"",
+            "[misuse.unknown]",
+            "[misuse]\nrules = [\"all\"]",
+        ] {
             assert!(toml::from_str::<File>(text).is_err(), "{text}");
         }
     }
@@ -480,6 +511,19 @@ mod tests {
             let around = (below, is_taken(least), is_taken(most), is_taken(most + 1));
             assert_eq!(around, (least.checked_sub(1).map(|_| false), true, true, false), "{section}.{key}");
         }
+    }
+
+    #[test]
+    fn a_rule_that_is_not_named_does_not_work_and_it_is_said() {
+        assert!(Thresholds::default().left_out().is_empty());
+        let of = |text: &str| toml::from_str::<File>(text).unwrap().misuse;
+        let some = of("[misuse]\nrules = [\"departure\", \"joining\"]");
+        some.check().unwrap();
+        assert!(some.works(Rule::Departure) && !some.works(Rule::TwoPlaces));
+        assert_eq!(some.left_out().len(), 7);
+        let none = of("[misuse]\nrules = []");
+        none.check().unwrap();
+        assert_eq!(none.left_out(), Thresholds::default().rules);
     }
 
     #[test]

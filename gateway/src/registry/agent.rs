@@ -2,7 +2,7 @@
 
 use super::error::Refusal;
 use super::fact::{Act, Fact};
-use super::stop::ByRule;
+use super::stop::{ByRule, Selector, Stop};
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::host::Timestamp;
@@ -63,6 +63,13 @@ impl AgentStatus {
 }
 
 impl Agent {
+    /// The stop that stands over it, where it is blocked.
+    pub fn stopped(&self) -> Option<Stop> {
+        let AgentStatus::Blocked { reason, at, by_rule } = &self.status else { return None };
+        let selector = Selector::Agent(self.id.clone());
+        Some(Stop { selector, reason: reason.clone(), since: *at, by_rule: *by_rule })
+    }
+
     /// An agent with its first certificate, or one that joined before with another.
     ///
     /// # Errors

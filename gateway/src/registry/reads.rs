@@ -25,6 +25,9 @@ pub const PAGE_RECORDS_MAX: usize = 100;
 /// Bytes of JSON after which a page ends: half of what a control message holds, so that the last record fits too.
 const PAGE_BYTES: usize = 512 * 1024;
 
+/// Stops that are shown over one grant: with twenty of its agents blocked, a requester asks about them and not about the grant.
+const STOPS_SHOWN_MAX: usize = 24;
+
 /// A page of records.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Page {
@@ -141,7 +144,8 @@ impl Registry {
         Ok(one(id.to_owned(), json))
     }
 
-    /// The stops that stand over a grant: its own, its entry's, its requester's, everything's.
+    /// The stops that stand over a grant: its own, its entry's, its requester's, everything's, and those of its requester's
+    /// agents, who cannot use it while the others can.
     async fn stops_over(&self, grant: &Grant) -> Result<Vec<Value>, RegistryError> {
         let mut stops = Vec::new();
         for selector in
@@ -149,6 +153,15 @@ impl Registry {
         {
             if let Some(stop) = self.find::<Stop>(&selector.to_string()).await? {
                 stops.push(views::stop(&stop.thing));
+            }
+        }
+        let theirs = Filter { agency: Some(grant.requester.to_string()), ..Filter::default() };
+        let mut pages = Cursor::default();
+        while let Some(page) = self.next_page::<Agent>(&theirs, &mut pages).await? {
+            let left = STOPS_SHOWN_MAX.saturating_sub(stops.len());
+            stops.extend(page.iter().filter_map(Agent::stopped).take(left).map(|stop| views::stop(&stop)));
+            if stops.len() >= STOPS_SHOWN_MAX {
+                break;
             }
         }
         Ok(stops)

@@ -59,6 +59,16 @@ impl Watched {
 }
 
 #[tokio::test]
+async fn a_rule_that_does_not_work_finds_nothing() {
+    for (rules, found) in [(vec![], 0), (vec![Rule::Departure, Rule::Joining], 0), (vec![Rule::ScopeProbing], 1)] {
+        let mut of = watched(Thresholds { rules, ..Thresholds::default() }).await;
+        of.probe(0, 40);
+        of.watch.catch_up().await;
+        assert_eq!((of.findings().await.len(), of.ask().is_ok()), (found, found == 0));
+    }
+}
+
+#[tokio::test]
 async fn probing_cuts_what_runs_once_and_a_lifted_one_is_not_cut_again_at_once() {
     let mut x = watched(Thresholds::default()).await;
     let running = x.ask().unwrap();

@@ -63,6 +63,23 @@ async fn a_rules_cut_acts_at_once_and_both_sides_read_why_and_by_when() {
 }
 
 #[tokio::test]
+async fn a_blocked_agent_is_shown_with_the_grants_of_its_agency_until_it_is_let_in_again() {
+    let (w, grant) = granted().await;
+    let shown = async |side| w.show(side, "grant", &grant.to_string()).await.unwrap()["stopped"].clone();
+    let selector = Selector::Agent(w.requester.agent.clone());
+    w.registry.stop(&Selector::Agent(w.other.agent.clone()), "别家的").await.unwrap();
+    w.registry.stop(&selector, "设备遗失").await.unwrap();
+    for side in [&w.requester, &w.provider, &w.authority] {
+        let stopped = shown(side).await;
+        assert_eq!(stopped.as_array().unwrap().len(), 1, "{stopped}");
+        assert_eq!((&stopped[0]["what"], &stopped[0]["reason"]), (&selector.to_string().into(), &"设备遗失".into()));
+        assert_eq!((stopped[0]["since"].is_string(), stopped[0]["finding"].is_null()), (true, true));
+    }
+    w.registry.resume(&selector, "找到").await.unwrap();
+    assert_eq!(shown(&w.requester).await.as_array().unwrap().len(), 0);
+}
+
+#[tokio::test]
 async fn a_wrong_cut_is_lifted_in_one_command_and_the_ledger_keeps_both() {
     let (w, grant) = granted().await;
     let finding = w.found(grant).await;
