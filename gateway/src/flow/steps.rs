@@ -4,18 +4,19 @@
 use super::Flow;
 use super::error::FlowError;
 use super::record::VersionRow;
+use super::retention;
 use crate::gate::EntryView;
 use crate::lake::LakeError;
 use crate::lake::diff::{self, Step};
-use crate::lake::manifest::{Regions, TableManifest};
+use crate::lake::manifest::{ColumnInfo, Regions, TableManifest};
 use crate::lake::reader::TableReader;
-use crate::lake::split::{SPLITS, Split, Splitter};
+use crate::lake::split::{Held, SPLITS, Split, Splitter, Tap};
 use crate::metrics;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use lingqu_protocol::backflow::SliceMode;
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::entry::{DataItem, EntrySpec};
 use lingqu_protocol::ids::EntryId;
 use lingqu_protocol::receipt::DataKind;
 use lingqu_protocol::rows::RowsDigest;
@@ -23,10 +24,11 @@ use object_store::path::Path;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-/// Bytes of memory that steps hold together while nobody sends them: two of the largest.
+/// Bytes of memory that steps hold together, whoever still sends from them: two of the largest. What is more lies beside the
+/// lake, from where slow receivers read their own.
 const KEPT_BYTES: usize = 28 << 20;
 
 /// Steps that are kept: beyond it only their memory would be told, and not their files.
@@ -51,7 +53,11 @@ pub struct Ready {
 impl Ready {
     fn memory_bytes(&self) -> usize {
         let regions = self.regions.as_ref().map_or(0, |regions| regions.len() * 96);
-        self.came.memory_bytes() + self.gone.as_ref().map_or(0, Split::memory_bytes) + regions
+        self.splits().map(Split::memory_bytes).sum::<usize>() + regions
+    }
+
+    fn splits(&self) -> impl Iterator<Item = &Split> {
+        self.gone.iter().chain([&self.came])
     }
 }
 
@@ -68,6 +74,8 @@ pub type Making<'a> = Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>>
 pub struct Steps {
     /// The one that was asked for last is last.
     kept: Mutex<VecDeque<(Key, Slot)>>,
+    /// All whose rows are held, by us or by who sends from them; the oldest first.
+    held: Mutex<Vec<Weak<Held>>>,
     latest: Mutex<HashMap<EntryId, watch::Sender<u64>>>,
     building: Building,
     decoded: AtomicU64,
@@ -88,14 +96,43 @@ impl Steps {
         let known = kept.iter().position(|(of, _)| *of == key).and_then(|at| kept.remove(at));
         let slot = known.map_or_else(Slot::default, |(_, slot)| slot);
         kept.push_back((key, Arc::clone(&slot)));
-        let bytes = |slot: &Slot| slot.get().map_or(0, |ready| ready.memory_bytes());
-        let mut held: usize = kept.iter().map(|(_, slot)| bytes(slot)).sum();
-        // Who sends one holds it; here it is only no longer kept for others.
-        while kept.len() > 1 && (held > KEPT_BYTES || kept.len() > KEPT_STEPS) {
-            let Some((_, gone)) = kept.pop_front() else { break };
-            held = held.saturating_sub(bytes(&gone));
-        }
+        evict(&mut kept, KEPT_BYTES);
         slot
+    }
+
+    /// Makes room for `coming` bytes more: first what nobody has asked for is forgotten, then what slow receivers still send
+    /// from is moved beside the lake, the oldest first.
+    async fn make_room(&self, coming: usize) {
+        let (kept, own): (usize, Vec<usize>) = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            evict(&mut kept, KEPT_BYTES.saturating_sub(coming));
+            let ready = kept.iter().filter_map(|(_, slot)| slot.get());
+            let own = ready.flat_map(|ready| ready.splits()).map(|split| Arc::as_ptr(split.held()).addr()).collect();
+            (kept.iter().map(|(_, slot)| bytes(slot)).sum(), own)
+        };
+        let others: Vec<Arc<Held>> = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.retain(|held| held.strong_count() > 0);
+            held.iter().filter_map(Weak::upgrade).filter(|held| !own.contains(&Arc::as_ptr(held).addr())).collect()
+        };
+        let mut sum = kept + coming + others.iter().map(|held| held.memory_bytes()).sum::<usize>();
+        for held in others {
+            if sum <= KEPT_BYTES {
+                break;
+            }
+            let before = held.memory_bytes();
+            if held.is_in_memory()
+                && let Err(error) = held.move_out().await
+            {
+                tracing::error!(%error, "slices that slow receivers hold could not be moved beside the lake; they ask again");
+            }
+            sum = sum.saturating_sub(before.saturating_sub(held.memory_bytes()));
+        }
+    }
+
+    fn hold(&self, ready: &Ready) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(ready.splits().map(|split| Arc::downgrade(split.held())));
     }
 
     /// Rows that were decoded to be split, since the start.
@@ -142,32 +179,53 @@ impl Flow {
         Ok(receiver)
     }
 
-    /// The step of an entry from one version (0: from nothing) to another.
+    /// The step of an entry from one version (0: from nothing) to another. Where this is what makes it, and it is all that there is,
+    /// `tap` is handed the rows of its slice as they are read.
     ///
     /// # Errors
     /// One of them is not kept, or was pushed before the entry changed; the lake's.
-    pub fn step<'a>(&'a self, entry: &'a EntryView, from: u64, to: u64) -> Making<'a> {
-        Box::pin(self.step_once(entry, from, to))
+    pub fn step<'a>(&'a self, entry: &'a EntryView, from: u64, to: u64, tap: Option<Tap>) -> Making<'a> {
+        Box::pin(self.step_once(entry, from, to, tap))
     }
 
-    async fn step_once(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
-        let columns = TableManifest {
-            columns: TableManifest::columns_of(&entry.spec),
-            region_column: entry.spec.region_column,
-            parts: Vec::new(),
-            regions: None,
-        };
-        let slot = self.steps().slot((entry.id, from, to, columns.schema_digest()));
-        let ready = slot.get_or_try_init(|| self.build(entry, from, to));
+    /// Whether a step is there, or somebody makes it.
+    pub fn is_begun(&self, entry: &EntryView, from: u64, to: u64) -> bool {
+        let (key, kept) = (key(entry, from, to), self.steps().kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.iter().any(|(of, _)| *of == key)
+    }
+
+    async fn step_once(
+        &self,
+        entry: &EntryView,
+        from: u64,
+        to: u64,
+        tap: Option<Tap>,
+    ) -> Result<Arc<Ready>, FlowError> {
+        let slot = self.steps().slot(key(entry, from, to));
+        let ready = slot.get_or_try_init(|| self.build(entry, from, to, tap));
         Ok(Arc::clone(ready.await?))
     }
 
-    async fn build(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
-        let (version, _held) = self.hold_version(entry.id, to).await?;
+    /// A version of an entry as it is sent now.
+    ///
+    /// # Errors
+    /// It is not kept, is of files, or was pushed before the entry changed; the lake's.
+    pub(super) async fn sent_version(&self, entry: &EntryView, number: u64) -> Result<Sendable, FlowError> {
+        let (version, held) = self.hold_version(entry.id, number).await?;
         if version.kind != DataKind::Table {
             return Err(FlowError::bad_data("a version of files has no regions: only rows flow back"));
         }
-        let after = grown(self.table_manifest(&version).await?, &entry.spec)?;
+        let manifest = grown(self.table_manifest(&version).await?, &entry.spec)?;
+        let place = |item: &DataItem| {
+            let is_it = |column: &ColumnInfo| column.name == item.name && column.item_type == item.item_type;
+            manifest.columns.iter().position(is_it)
+        };
+        let places = entry.spec.items.iter().map(place).collect();
+        Ok(Sendable { version, manifest, places, _held: held })
+    }
+
+    async fn build(&self, entry: &EntryView, from: u64, to: u64, tap: Option<Tap>) -> Result<Arc<Ready>, FlowError> {
+        let Sendable { version, manifest: after, places, _held } = self.sent_version(entry, to).await?;
         let (before, _before_held) = match from {
             0 => (None, None),
             from => {
@@ -180,25 +238,27 @@ impl Flow {
         let step = diff::between(before.as_ref(), &after, version.follows == Some(from));
         if from > 0 && step.mode == SliceMode::Full {
             // What those get who begin anew: read once for both.
-            return self.step(entry, 0, to).await;
+            return self.step(entry, 0, to, tap).await;
         }
         let _alone = self.steps().building.0.acquire().await.map_err(|_| FlowError::Busy)?;
-        let places = entry.spec.items.iter().map(|item| {
-            after.columns.iter().position(|column| column.name == item.name && column.item_type == item.item_type)
-        });
-        let places = places.collect();
+        self.steps().make_room(0).await;
         let regions = after.regions.clone();
         let started = self.monotonic();
-        let (mode, gone, came) = self.split(step).await?;
+        let (mode, gone, came) = self.split(step, tap).await?;
         let rows = came.rows() + gone.as_ref().map_or(0, Split::rows);
         tracing::info!(entry = %entry.id, version = to, from, mode = mode.as_str(), rows,
             took = ?self.monotonic().saturating_sub(started), beside_bytes = came.disk_bytes(), "split by region");
-        Ok(Arc::new(Ready { version, mode, gone, came, regions, places }))
+        let ready = Ready { version, mode, gone, came, regions, places };
+        self.steps().make_room(ready.memory_bytes()).await;
+        self.steps().hold(&ready);
+        Ok(Arc::new(ready))
     }
 
-    async fn split(&self, step: Step) -> Result<(SliceMode, Option<Split>, Split), FlowError> {
+    async fn split(&self, step: Step, tap: Option<Tap>) -> Result<(SliceMode, Option<Split>, Split), FlowError> {
         let mut gone = self.splitter(&step.gone)?;
-        let mut came = self.splitter(&step.came)?;
+        // Where rows cancel out, it is known only in the end which ones come.
+        let tap = tap.filter(|_| step.mode == SliceMode::Full);
+        let mut came = self.splitter(&step.came)?.tapped(tap);
         if !step.compared {
             self.read_all(&step.gone, &mut gone).await?;
             self.read_all(&step.came, &mut came).await?;
@@ -262,6 +322,15 @@ impl Flow {
     }
 }
 
+/// A version as it is sent now.
+pub(super) struct Sendable {
+    pub(super) version: VersionRow,
+    pub(super) manifest: TableManifest,
+    /// The places of the entry's items among its columns.
+    pub(super) places: Vec<Option<usize>>,
+    _held: retention::Held,
+}
+
 /// Rows with their hashes.
 struct Hashed {
     reader: TableReader,
@@ -273,6 +342,31 @@ impl Hashed {
         let Some(batch) = self.reader.next().await? else { return Ok(None) };
         let hashes = self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?.to_vec();
         Ok(Some((batch, hashes)))
+    }
+}
+
+fn key(entry: &EntryView, from: u64, to: u64) -> Key {
+    let columns = TableManifest {
+        columns: TableManifest::columns_of(&entry.spec),
+        region_column: entry.spec.region_column,
+        parts: Vec::new(),
+        regions: None,
+    };
+    (entry.id, from, to, columns.schema_digest())
+}
+
+fn bytes(slot: &Slot) -> usize {
+    slot.get().map_or(0, |ready| ready.memory_bytes())
+}
+
+/// Forgets what was asked for longest ago. Who sends one holds it; here it is only no longer kept for others. One that is being
+/// made stays: others wait for it.
+fn evict(kept: &mut VecDeque<(Key, Slot)>, bytes_max: usize) {
+    let mut held: usize = kept.iter().map(|(_, slot)| bytes(slot)).sum();
+    while kept.len() > 1 && (held > bytes_max || kept.len() > KEPT_STEPS) {
+        let Some(oldest) = kept.iter().position(|(_, slot)| slot.initialized()) else { break };
+        let Some((_, gone)) = kept.remove(oldest) else { break };
+        held = held.saturating_sub(bytes(&gone));
     }
 }
 
@@ -299,3 +393,7 @@ fn grown(manifest: TableManifest, spec: &EntrySpec) -> Result<TableManifest, Flo
     })?;
     Ok(TableManifest { columns, parts, ..manifest })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
