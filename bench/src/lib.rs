@@ -15,6 +15,7 @@ pub mod demo;
 pub mod error;
 pub mod facts;
 pub mod fanout;
+pub mod flight;
 pub mod kill;
 pub mod kill_backflow;
 pub mod kill_batch;

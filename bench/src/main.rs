@@ -5,7 +5,7 @@ use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
 use lingqu_bench::{
-    baseline, cost, decide, demo, fanout, kill, kill_backflow, kill_batch, lookups, outside, revocation,
+    baseline, cost, decide, demo, fanout, flight, kill, kill_backflow, kill_batch, lookups, outside, revocation,
 };
 use serde_json::json;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ enum Command {
     /// Measure queries by key (p50, p99) and a match of many keys (keys a second), with the gateway's memory.
     Lookups(LookupsArgs),
     /// Measure backflow: one push to thousands of subscribers, some dead and some slow; or how soon one subscriber has it.
-    Backflow(BackflowArgs),
+    Backflow(fanout::Arguments),
     /// Subscribers of `backflow`.
     #[command(hide = true)]
     BackflowPeer {
@@ -58,6 +58,8 @@ enum Command {
     Kill(KillArgs),
     /// Send lineitem through the gateway and let pyarrow compare what comes back.
     Outside(OutsideArgs),
+    /// Measure one subscriber in memory beside pyarrow's Flight with mutual TLS over the same Parquet.
+    Flight(FlightArgs),
     /// The server that plain QUIC is measured against.
     #[command(hide = true)]
     QuinnSink,
@@ -188,34 +190,6 @@ struct LookupsArgs {
 }
 
 #[derive(Debug, Args)]
-struct BackflowArgs {
-    /// Subscribers, each of a region of its own.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(10..=4_000))]
-    subscribers: Option<u64>,
-    /// Rows of the version; with --timeliness of each version.
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-    rows: Option<u64>,
-    /// A small run: under a minute.
-    #[arg(long)]
-    quick: bool,
-    /// Instead: from commit to durable in the folder of one real subscriber.
-    #[arg(long)]
-    timeliness: bool,
-    /// With --timeliness: how many versions.
-    #[arg(long, default_value_t = 50)]
-    versions: u64,
-    /// Instead: from asking to the first rows of a county of TPC-H lineitem at this scale.
-    #[arg(long, value_name = "SCALE", conflicts_with = "timeliness")]
-    first_rows: Option<f64>,
-    /// Decides which rows lie where.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Print one JSON document instead of the lines.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 struct DemoArgs {
     /// The folder to make; it is left to look around in.
     #[arg(long, value_name = "DIR")]
@@ -277,6 +251,16 @@ struct OutsideArgs {
 }
 
 #[derive(Debug, Args)]
+struct FlightArgs {
+    /// TPC-H's scale: 1 is six million rows.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// How often, in turn.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    repetitions: u8,
+}
+
+#[derive(Debug, Args)]
 struct SourceArgs {
     #[arg(long)]
     to: SocketAddr,
@@ -332,7 +316,7 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let measured = lookups::measure(temp.path(), lookups::Options { rows, queries, keys, verbatim, seed })?;
             Ok(judged(&scenario::alone(Name::Lookups, measured, json)?))
         }
-        Command::Backflow(args) => backflow(&args),
+        Command::Backflow(args) => Ok(judged(&args.run()?)),
         Command::BackflowPeer { setting } => block_on(fanout::peer(&setting)),
         Command::RevocationPeer { setting } => block_on(revocation::peer(&setting)),
         Command::Demo(args) => {
@@ -374,29 +358,16 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             println!("{}", outside::run(temp.path(), args.scale)?);
             Ok(ExitCode::SUCCESS)
         }
+        Command::Flight(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let options = flight::Options { scale: args.scale, repetitions: usize::from(args.repetitions) };
+            let told = flight::run(temp.path(), options)?;
+            println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::QuinnSink => block_on(baseline::sink()),
         Command::QuinnSource(args) => block_on(baseline::source(args.to, &args.certificate, args.bytes)),
     }
-}
-
-fn backflow(args: &BackflowArgs) -> Result<ExitCode, BenchError> {
-    let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
-    let one = if args.timeliness {
-        let options = fanout::Timely { versions: args.versions, rows: args.rows.unwrap_or(10_000) };
-        Some(fanout::timeliness(temp.path(), options)?)
-    } else {
-        let first = args.first_rows.map(|scale| fanout::First { scale, regions: 5 });
-        first.map(|first| fanout::first_rows(temp.path(), first)).transpose()?
-    };
-    if let Some(told) = one {
-        println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let usual = if args.quick { fanout::Options::QUICK } else { fanout::Options::FULL };
-    let subscribers = args.subscribers.map_or(usual.subscribers, |count| count as usize);
-    let options = fanout::Options { subscribers, rows: args.rows.unwrap_or(usual.rows), seed: args.seed };
-    let measured = fanout::measure(temp.path(), options)?;
-    Ok(judged(&scenario::alone(Name::Backflow, measured, args.json)?))
 }
 
 fn measure(args: &RunArgs) -> Result<ExitCode, BenchError> {

@@ -8,14 +8,16 @@
 //!
 //! Times are from the version's commit, by the machine's one clock. Subscribers and gateway share the cores.
 
+mod arguments;
 mod measured;
 mod peer;
 mod subscriber;
 mod timely;
 mod world;
 
+pub use arguments::Arguments;
 pub use peer::run as peer;
-pub use timely::{First, Timely, first_rows, timeliness};
+pub use timely::{First, Timely, Whole, first_rows, timeliness};
 
 use self::peer::{Order, Setting};
 use self::subscriber::{Kind, Told};
@@ -99,7 +101,7 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     let used = usage::of(pid);
     let behind_after = fan.behind()?;
     for subscriber in fan.subscribers.iter().filter(|s| s.kind == Kind::Dead) {
-        check(behind_after.iter().any(|code| *code == subscriber.code), || {
+        check(behind_after.contains(&subscriber.code), || {
             format!("the dead {} is not shown as behind", subscriber.code)
         })?;
     }

@@ -107,7 +107,9 @@ async fn dial(
     let Identity { domain, ca, key, chain } = identity;
     let tls = client_config(Trust::Pin(*ca), domain, chain.clone(), key, clock.clone()).map_err(failed)?;
     let mut limits = Limits::streams(0, 4);
-    limits.connection_window_bytes = if kind == Kind::Slow { SLOW_WINDOW_BYTES } else { 1 << 20 };
+    if kind == Kind::Slow {
+        limits.connection_window_bytes = SLOW_WINDOW_BYTES;
+    }
     let config = quic::client_config(tls, limits).map_err(failed)?;
     let connecting = socket.connect_with(config, gateway, &server_name(domain)).map_err(failed)?;
     let channel = QuicChannel::new(connecting.await.map_err(failed)?);

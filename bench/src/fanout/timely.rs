@@ -3,7 +3,7 @@
 
 use super::peer::Order;
 use super::subscriber::{Kind, Told};
-use super::world::{CODE, Fan};
+use super::world::{CODE, Fan, Subscribing};
 use super::{LOOK_EVERY, Peer};
 use crate::decide::Times;
 use crate::error::{BenchError, check};
@@ -109,15 +109,8 @@ pub fn first_rows(dir: &Path, options: First) -> Result<Value, BenchError> {
         fan.world.drain()?;
         fan.world.serve()?;
         for (at, subscriber) in pair.iter().enumerate() {
-            let mut peer = Peer::start(&fan, number * 2 + at as u8, Kind::Live, vec![subscriber.clone()])?;
-            peer.order(&Order::Join { invitations: vec![subscriber.invitation.clone()] })?;
-            let _joined: Value = peer.answer()?;
-            peer.order(&Order::Tell { version: 1 })?;
-            let told: Vec<Told> = peer.answer()?;
-            let expected =
-                written.regions.iter().find(|(code, _)| *code == subscriber.region).map_or(0, |(_, rows)| *rows);
-            let told = told.into_iter().next().unwrap_or_default();
-            check(told.rows == expected, || format!("{} got {} rows of {expected}", subscriber.region, told.rows))?;
+            let mut rows = written.regions.iter().filter(|(code, _)| *code == subscriber.region);
+            let told = taken(&fan, number * 2 + at as u8, subscriber, rows.next().map_or(0, |(_, rows)| *rows))?;
             if at == 0 { &mut cold } else { &mut hot }.add(told.first_rows_ms);
             if at == 0 {
                 whole.add(told.whole_ms);
@@ -129,4 +122,60 @@ pub fn first_rows(dir: &Path, options: First) -> Result<Value, BenchError> {
         "scale": options.scale, "rows": written.rows,
         "first_rows_cold_ms": cold.summary(), "all_rows_cold_ms": whole.summary(), "first_rows_hot_ms": hot.summary(),
     }))
+}
+
+/// How one subscriber, in a process of its own, takes the first version, which has so many rows for it.
+fn taken(fan: &Fan, number: u8, subscriber: &Subscribing, rows: u64) -> Result<Told, BenchError> {
+    let mut peer = Peer::start(fan, number, Kind::Live, vec![subscriber.clone()])?;
+    peer.order(&Order::Join { invitations: vec![subscriber.invitation.clone()] })?;
+    let _joined: Value = peer.answer()?;
+    peer.order(&Order::Tell { version: 1 })?;
+    let told: Vec<Told> = peer.answer()?;
+    let told = told.into_iter().next().unwrap_or_default();
+    check(told.rows == rows, || format!("{} got {} rows of {rows}", subscriber.region, told.rows))?;
+    Ok(told)
+}
+
+/// A version of lineitem that flows back whole to departments of one region, one after the other.
+pub struct Whole {
+    fan: Fan,
+    next: usize,
+}
+
+impl Whole {
+    /// Pushes `data`, whose rows all lie in `region`, for so many subscribers.
+    ///
+    /// # Errors
+    /// When a program fails.
+    pub fn open(dir: &Path, region: &str, data: &Path, subscribers: usize) -> Result<Self, BenchError> {
+        let fan = Fan::with(dir, &vec![(region, Kind::Live); subscribers], &lineitem::entry_toml())?;
+        fan.push(data)?;
+        Ok(Self { fan, next: 0 })
+    }
+
+    /// Starts the gateway anew and lets two subscribers take all `rows`: the first while the version is read, the second from
+    /// what was split for it. Gives megabytes of Arrow a second of each, from asking to the acknowledgement.
+    ///
+    /// # Errors
+    /// When rows are missing.
+    pub fn cold_and_hot(&mut self, rows: u64) -> Result<(f64, f64), BenchError> {
+        self.fan.world.drain()?;
+        self.fan.world.serve()?;
+        let mut take = || {
+            let subscriber = self.fan.subscribers.get(self.next).cloned();
+            let subscriber = subscriber.ok_or_else(|| BenchError::Usage("no subscriber is left".to_owned()))?;
+            self.next += 1;
+            let told = taken(&self.fan, self.next as u8, &subscriber, rows)?;
+            Ok::<_, BenchError>(told.bytes as f64 / told.whole_ms.max(1e-6) / 1e3)
+        };
+        Ok((take()?, take()?))
+    }
+
+    /// Ends the gateway.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn close(mut self) -> Result<(), BenchError> {
+        self.fan.world.drain().map(drop)
+    }
 }

@@ -1,26 +1,22 @@
 //! Steps between versions, ready for any number of subscribers: each is read and split by region once, whoever asks first,
 //! and the others wait for that. What is kept is bounded, and whatever was let go is made again for whoever asks.
 
+mod making;
+
 use super::Flow;
 use super::error::FlowError;
 use super::record::VersionRow;
 use super::retention;
 use crate::gate::EntryView;
-use crate::lake::LakeError;
-use crate::lake::diff::{self, Step};
+use crate::lake::diff;
 use crate::lake::manifest::{ColumnInfo, Regions, TableManifest};
-use crate::lake::reader::TableReader;
-use crate::lake::split::{Held, SPLITS, Split, Splitter, Tap};
+use crate::lake::split::{Held, Split, Tap};
 use crate::metrics;
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
 use lingqu_protocol::backflow::SliceMode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::{DataItem, EntrySpec};
 use lingqu_protocol::ids::EntryId;
 use lingqu_protocol::receipt::DataKind;
-use lingqu_protocol::rows::RowsDigest;
-use object_store::path::Path;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -253,73 +249,6 @@ impl Flow {
         self.steps().hold(&ready);
         Ok(Arc::new(ready))
     }
-
-    async fn split(&self, step: Step, tap: Option<Tap>) -> Result<(SliceMode, Option<Split>, Split), FlowError> {
-        let mut gone = self.splitter(&step.gone)?;
-        // Where rows cancel out, it is known only in the end which ones come.
-        let tap = tap.filter(|_| step.mode == SliceMode::Full);
-        let mut came = self.splitter(&step.came)?.tapped(tap);
-        if !step.compared {
-            self.read_all(&step.gone, &mut gone).await?;
-            self.read_all(&step.came, &mut came).await?;
-        } else {
-            // Rows that were only written anew are among both, and cancel out.
-            let mut counts: HashMap<u128, u64> = HashMap::new();
-            let mut reader = self.hashed(&step.gone)?;
-            while let Some((_, hashes)) = reader.next().await? {
-                self.steps().count_decoded(hashes.len());
-                hashes.into_iter().for_each(|hash| *counts.entry(hash).or_default() += 1);
-            }
-            let mut reader = self.hashed(&step.came)?;
-            while let Some((batch, hashes)) = reader.next().await? {
-                self.steps().count_decoded(hashes.len());
-                let mask: BooleanArray = hashes.iter().map(|hash| Some(!take(&mut counts, hash))).collect();
-                came.add(&filtered(&batch, &mask)?).await?;
-            }
-            let mut reader = self.hashed(&step.gone)?;
-            while let Some((batch, hashes)) = reader.next().await? {
-                self.steps().count_decoded(hashes.len());
-                let mask: BooleanArray = hashes.iter().map(|hash| Some(take(&mut counts, hash))).collect();
-                gone.add(&filtered(&batch, &mask)?).await?;
-            }
-        }
-        let (gone, came) = (gone.finish().await?, came.finish().await?);
-        Ok(match (step.mode, gone.rows()) {
-            (SliceMode::Changes, 1..) => (SliceMode::Changes, Some(gone), came),
-            (SliceMode::Changes, 0) => (SliceMode::Append, None, came),
-            (mode, _) => (mode, None, came),
-        })
-    }
-
-    fn splitter(&self, manifest: &TableManifest) -> Result<Splitter, FlowError> {
-        let mut name = [0; 16];
-        self.entropy().fill(&mut name).map_err(|e| FlowError::Machine(e.to_string()))?;
-        let folder = Path::from(SPLITS).join(lingqu_protocol::digest::to_hex(&name));
-        let region = manifest.region_column.ok_or(FlowError::NotFound { what: "region column in this version" })?;
-        let none = self.reader(&TableManifest { parts: Vec::new(), ..manifest.clone() })?;
-        Ok(Splitter::new(self.lake().clone(), folder, Arc::clone(none.schema()), region)?)
-    }
-
-    fn reader(&self, manifest: &TableManifest) -> Result<TableReader, FlowError> {
-        let names: Vec<&str> = manifest.columns.iter().map(|column| column.name.as_str()).collect();
-        let reader = TableReader::open(self.lake().clone(), Arc::new(manifest.clone()), &names, None)?;
-        Ok(reader.with_cache(self.chunk_cache().clone()))
-    }
-
-    async fn read_all(&self, manifest: &TableManifest, into: &mut Splitter) -> Result<(), FlowError> {
-        let mut reader = self.reader(manifest)?;
-        while let Some(batch) = reader.next().await? {
-            self.steps().count_decoded(batch.num_rows());
-            into.add(&batch).await?;
-        }
-        Ok(())
-    }
-
-    fn hashed(&self, manifest: &TableManifest) -> Result<Hashed, FlowError> {
-        let reader = self.reader(manifest)?;
-        let digest = RowsDigest::of_schema(reader.schema());
-        Ok(Hashed { digest: digest.ok_or_else(|| FlowError::Machine("columns of no item".into()))?, reader })
-    }
 }
 
 /// A version as it is sent now.
@@ -329,20 +258,6 @@ pub(super) struct Sendable {
     /// The places of the entry's items among its columns.
     pub(super) places: Vec<Option<usize>>,
     _held: retention::Held,
-}
-
-/// Rows with their hashes.
-struct Hashed {
-    reader: TableReader,
-    digest: RowsDigest,
-}
-
-impl Hashed {
-    async fn next(&mut self) -> Result<Option<(RecordBatch, Vec<u128>)>, FlowError> {
-        let Some(batch) = self.reader.next().await? else { return Ok(None) };
-        let hashes = self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?.to_vec();
-        Ok(Some((batch, hashes)))
-    }
 }
 
 fn key(entry: &EntryView, from: u64, to: u64) -> Key {
@@ -368,21 +283,6 @@ fn evict(kept: &mut VecDeque<(Key, Slot)>, bytes_max: usize) {
         let Some((_, gone)) = kept.remove(oldest) else { break };
         held = held.saturating_sub(bytes(&gone));
     }
-}
-
-/// Whether one of these is left, and takes it.
-fn take(counts: &mut HashMap<u128, u64>, hash: &u128) -> bool {
-    match counts.get_mut(hash) {
-        Some(count) if *count > 0 => {
-            *count -= 1;
-            true
-        }
-        _ => false,
-    }
-}
-
-fn filtered(batch: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch, LakeError> {
-    filter_record_batch(batch, mask).map_err(|e| LakeError::columns("comparing rows", e))
 }
 
 /// A version with the columns that its entry has gained since at its end.

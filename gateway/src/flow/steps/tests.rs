@@ -1,10 +1,11 @@
 use super::*;
-use crate::lake::split::{Cursor, Slice};
+use crate::lake::split::{Cursor, SPLITS, Slice, Splitter};
 use crate::lake::store::Lake;
-use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use lingqu_protocol::backflow::RegionSlice;
 use lingqu_protocol::ids::TransferId;
 use object_store::memory::InMemory;
+use object_store::path::Path;
 
 /// Rows of one step, of about nine mebibytes.
 const ROWS: i64 = 300_000;
@@ -64,7 +65,7 @@ async fn what_slow_receivers_of_many_versions_hold_is_bounded_and_still_comes_wh
     let own = RegionSlice::new("440304".parse().unwrap(), &[], "2026-11-22".parse().unwrap());
     let entry = EntryId::from_bits(1);
     let mut slow = Vec::new();
-    let mut most = 0;
+    let mut most = 0usize;
     for number in 1..=20 {
         let slot = steps.slot((entry, number - 1, number, Digest::sha256(b"columns")));
         steps.make_room(0).await;
@@ -76,8 +77,9 @@ async fn what_slow_receivers_of_many_versions_hold_is_bounded_and_still_comes_wh
         let mut cursor = Cursor::default();
         let first = slice.next(&mut cursor, &[1], 64 << 10).await.unwrap().unwrap().num_rows() as u64;
         slow.push((slice, cursor, first));
-        let held = steps.held.lock().unwrap().iter().filter_map(Weak::upgrade).map(|held| held.memory_bytes()).sum();
-        most = std::cmp::max(most, held);
+        let held =
+            steps.held.lock().unwrap().iter().filter_map(Weak::upgrade).map(|held| held.memory_bytes()).sum::<usize>();
+        most = most.max(held);
     }
     assert!(most <= KEPT_BYTES, "{most} bytes were held at once");
     assert!(most > KEPT_BYTES / 2, "what fits stays in memory: {most}");

@@ -139,13 +139,11 @@ async fn nothing_of_another_region_is_in_a_slice() {
     assert_eq!(counts.get("441900"), Some(&2));
 }
 
-/// A store with no room: nothing can be put there.
 #[tokio::test]
-async fn where_there_is_no_room_beside_the_lake_memory_is_let_go_all_the_same() {
+async fn what_is_let_go_of_is_gone_for_its_readers_and_not_wrong() {
     let rows = batch(&[(Some(2), 1), (Some(4), 2)]);
     let lake = lake();
     let split = split(&lake, std::slice::from_ref(&rows), false).await;
-    // Its place is taken by something else, which stands for a put that fails.
     let own = split.slice(&region("44"));
     assert!(split.held().is_in_memory());
     split.held().let_go();
@@ -165,7 +163,7 @@ async fn who_sets_a_split_off_gets_its_rows_while_it_is_made_and_the_rest_from_i
         };
         for n in 0..9i64 {
             // Every third batch has nothing of the slice.
-            let code = if n % 3 == 2 { 7 } else { (n % 7) as usize };
+            let code = if n % 3 == 2 { 7 } else { (n % 6) as usize };
             splitter.add(&batch(&[(Some(code), n), (Some(7), 100 + n), (None, 200 + n)])).await.unwrap();
             if code != 7 {
                 all.push(n);
