@@ -2,9 +2,9 @@
 //!
 //! Reading order: [`world`] sets agencies up through the programs' own commands, [`scenario`] measures, [`report`] judges
 //! against floors, [`demo`] tells the whole story once, [`kill`] kills and resumes. [`link`] is a bad network by seed.
-//! Three call into what they measure: [`decide`], for a decision takes less time than a message to another process, the
-//! peers of [`revocation`], for a thousand transfers are more than a machine has room for processes, and [`lookups`], for a
-//! query takes less time than to start a program.
+//! Four call into what they measure: [`decide`], for a decision takes less time than a message to another process, the
+//! peers of [`revocation`] and of [`fanout`], for thousands of transfers are more than a machine has room for processes, and
+//! [`lookups`], for a query takes less time than to start a program.
 //!
 //! Non-goals: nothing here is linked into the programs.
 
@@ -14,6 +14,8 @@ pub mod decide;
 pub mod demo;
 pub mod error;
 pub mod facts;
+pub mod fanout;
+pub mod flight;
 pub mod kill;
 pub mod kill_backflow;
 pub mod kill_batch;

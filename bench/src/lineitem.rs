@@ -79,13 +79,20 @@ pub fn county_codes() -> Result<Vec<String>, BenchError> {
 /// # Errors
 /// What the system says.
 pub fn write(dir: &Path, scale: f64, format: Format) -> Result<Written, BenchError> {
+    write_over(dir, scale, format, county_codes()?)
+}
+
+/// The same over these regions in turn.
+///
+/// # Errors
+/// What the system says.
+pub fn write_over(dir: &Path, scale: f64, format: Format, counties: Vec<String>) -> Result<Written, BenchError> {
     std::fs::create_dir_all(dir).map_err(BenchError::io("making", dir))?;
     let entry = dir.join("lineitem.toml");
     std::fs::write(&entry, entry_toml()).map_err(BenchError::io("writing", &entry))?;
     let data = dir.join(format!("lineitem.{}", format.extension()));
     let file = BufWriter::new(File::create(&data).map_err(BenchError::io("making", &data))?);
     let schema = schema();
-    let counties = county_codes()?;
     let mut tally = Tally::new(&schema, counties.len());
     let failed = || format!("writing {}", data.display());
     let batches = LineItemArrow::new(LineItemGenerator::new(scale, 1, 1)).with_batch_size(BATCH_ROWS);

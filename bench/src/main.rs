@@ -4,7 +4,9 @@ use clap::{Args, Parser, Subcommand};
 use lingqu_bench::error::BenchError;
 use lingqu_bench::lineitem::{self, Format};
 use lingqu_bench::scenario::{self, Name};
-use lingqu_bench::{baseline, cost, decide, demo, kill, kill_backflow, kill_batch, lookups, outside, revocation};
+use lingqu_bench::{
+    baseline, cost, decide, demo, fanout, flight, kill, kill_backflow, kill_batch, lookups, outside, revocation,
+};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,14 @@ enum Command {
     Cost(CostArgs),
     /// Measure queries by key (p50, p99) and a match of many keys (keys a second), with the gateway's memory.
     Lookups(LookupsArgs),
+    /// Measure backflow: one push to thousands of subscribers, some dead and some slow; or how soon one subscriber has it.
+    Backflow(fanout::Arguments),
+    /// Subscribers of `backflow`.
+    #[command(hide = true)]
+    BackflowPeer {
+        #[arg(long)]
+        setting: String,
+    },
     /// An agent of `revocation`.
     #[command(hide = true)]
     RevocationPeer {
@@ -48,6 +58,8 @@ enum Command {
     Kill(KillArgs),
     /// Send lineitem through the gateway and let pyarrow compare what comes back.
     Outside(OutsideArgs),
+    /// Measure one subscriber in memory beside pyarrow's Flight with mutual TLS over the same Parquet.
+    Flight(FlightArgs),
     /// The server that plain QUIC is measured against.
     #[command(hide = true)]
     QuinnSink,
@@ -239,6 +251,16 @@ struct OutsideArgs {
 }
 
 #[derive(Debug, Args)]
+struct FlightArgs {
+    /// TPC-H's scale: 1 is six million rows.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// How often, in turn.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=20))]
+    repetitions: u8,
+}
+
+#[derive(Debug, Args)]
 struct SourceArgs {
     #[arg(long)]
     to: SocketAddr,
@@ -294,6 +316,8 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
             let measured = lookups::measure(temp.path(), lookups::Options { rows, queries, keys, verbatim, seed })?;
             Ok(judged(&scenario::alone(Name::Lookups, measured, json)?))
         }
+        Command::Backflow(args) => Ok(judged(&args.run()?)),
+        Command::BackflowPeer { setting } => block_on(fanout::peer(&setting)),
         Command::RevocationPeer { setting } => block_on(revocation::peer(&setting)),
         Command::Demo(args) => {
             demo::run(&demo::Options { dir: args.dir, json: args.json, small: args.small })?;
@@ -332,6 +356,13 @@ fn run(command: Command) -> Result<ExitCode, BenchError> {
         Command::Outside(args) => {
             let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
             println!("{}", outside::run(temp.path(), args.scale)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Flight(args) => {
+            let temp = tempfile::tempdir().map_err(BenchError::system("making a folder"))?;
+            let options = flight::Options { scale: args.scale, repetitions: usize::from(args.repetitions) };
+            let told = flight::run(temp.path(), options)?;
+            println!("{}", serde_json::to_string_pretty(&told).map_err(BenchError::data("writing JSON"))?);
             Ok(ExitCode::SUCCESS)
         }
         Command::QuinnSink => block_on(baseline::sink()),

@@ -42,6 +42,9 @@ pub const HISTORIES_EVICTED: &str = "lingqu_histories_evicted_total";
 /// 1 for the reason why the gate is closed, by `reason`; 0 for the others.
 pub const GATE_CLOSED: &str = "lingqu_gate_closed";
 
+/// Bytes that were read from the lake, and from what lies beside it.
+pub const LAKE_READ_BYTES: &str = "lingqu_lake_read_bytes_total";
+
 /// Rows of versions that were decoded to be split by region.
 pub const BACKFLOW_DECODED_ROWS: &str = "lingqu_backflow_decoded_rows_total";
 /// Seconds from the commit of a version to its being durable at a subscriber.
@@ -73,6 +76,7 @@ pub fn describe() {
     describe_gauge!(FINDINGS_OPEN, Unit::Count, "findings that wait for somebody");
     describe_counter!(HISTORIES_EVICTED, Unit::Count, "agents whose history was forgotten for others");
     describe_gauge!(GATE_CLOSED, Unit::Count, "1 for the reason why the gate is closed");
+    describe_counter!(LAKE_READ_BYTES, Unit::Bytes, "bytes read from the lake, and from what lies beside it");
     describe_counter!(BACKFLOW_DECODED_ROWS, Unit::Count, "rows that were decoded to be split by region");
     describe_histogram!(BACKFLOW_DURABLE_SECONDS, Unit::Seconds, "from a version's commit to durable at a subscriber");
     describe_gauge!(SUBSCRIPTIONS, Unit::Count, "subscriptions that stand");
@@ -145,6 +149,11 @@ pub fn finding(rule: &'static str, action: &'static str) {
 pub fn misuse(open: usize, evicted: u64) {
     gauge!(FINDINGS_OPEN).set(open as f64);
     counter!(HISTORIES_EVICTED).absolute(evicted);
+}
+
+/// Counts bytes that were read from the lake.
+pub fn lake_read(bytes: usize) {
+    counter!(LAKE_READ_BYTES).increment(bytes as u64);
 }
 
 /// Counts rows that were decoded to be split by region.

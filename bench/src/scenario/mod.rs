@@ -12,6 +12,7 @@ use crate::cost;
 use crate::decide;
 use crate::error::BenchError;
 use crate::facts;
+use crate::fanout;
 use crate::lookups;
 use crate::program::Outcome;
 use crate::report::{Sample, Scenario, floors, missed};
@@ -63,6 +64,9 @@ pub enum Name {
     Cost,
     /// Records by their key; only where it is named, or by its own command.
     Lookups,
+    /// A version that flows back to everybody; by its own command alone.
+    #[value(skip)]
+    Backflow,
 }
 
 impl Name {
@@ -79,6 +83,7 @@ impl Name {
             Self::Revocation => "revocation",
             Self::Cost => "cost",
             Self::Lookups => "lookups",
+            Self::Backflow => "backflow",
         }
     }
 }
@@ -121,7 +126,7 @@ pub fn run(names: &[Name], options: Options, report: Option<&Path>) -> Result<Ve
                 let of = lookups::Options { rows, queries, keys, verbatim: false, seed: options.seed };
                 lookups::measure(&dir, of)?
             }
-            Name::Revocation | Name::Cost => {
+            Name::Revocation | Name::Cost | Name::Backflow => {
                 return Err(BenchError::Usage(format!("use `lingqu-bench {}`", name.word())));
             }
         };
@@ -198,6 +203,7 @@ pub fn alone(name: Name, scenario: Scenario, as_json: bool) -> Result<Vec<String
             match name {
                 Name::Decide => print!("{}", decide::to_text(scenario)),
                 Name::Revocation => print!("{}", revocation::to_text(scenario)),
+                Name::Backflow => print!("{}", fanout::to_text(scenario)),
                 Name::Cost => print!("{}", cost::to_text(scenario)),
                 Name::Lookups => print!("{}", lookups::to_text(scenario)),
                 Name::Files | Name::SmallFiles | Name::Batch | Name::Big => {}

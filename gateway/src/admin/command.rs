@@ -1,6 +1,7 @@
 //! The operator's commands. There is none that an agency's officer must sign: those come over the wire.
 
 use super::Failure;
+use crate::flow::late;
 use crate::gate::{ClosedWhy, Gate};
 use crate::ledger::{VerifyError, verify};
 use crate::misuse::queue::Sight;
@@ -121,6 +122,11 @@ pub enum Command {
         /// Why.
         reason: String,
     },
+    /// A page of subscriptions of backflow, with what each lacks.
+    SubscriptionList {
+        /// Where the last page ended.
+        after: String,
+    },
     /// How things stand in the gateway that runs, for the live view.
     Top {},
     /// Looks whether everything that the root signed still stands, and says what is stopped.
@@ -223,6 +229,12 @@ pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
             let mut found = registry.check().await?;
             found["gate"] = desk.running.as_ref().map(Running::view).into();
             found
+        }
+        Command::SubscriptionList { after } => {
+            let (subscriptions, next) = late::standing(state, &after)
+                .await
+                .map_err(|e| Failure::ours(e.to_string(), "see the gateway's log; nothing was changed"))?;
+            json!({ "subscriptions": subscriptions, "next": next })
         }
         Command::Top {} => match &desk.running {
             Some(running) => serde_json::to_value(Sample::take(&running.gate))

@@ -2,7 +2,7 @@
 //! long as it stands open.
 
 use crate::flow::Flow;
-use crate::flow::subscription::Late;
+use crate::flow::late::Late;
 use crate::metrics;
 use crate::registry::Registry;
 use crate::registry::RegistryError;

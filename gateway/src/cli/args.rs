@@ -125,6 +125,17 @@ Back there:             lingqu join INVITATION --certificate answer.json")]
     /// What the rules over misuse found 疑似问题线索
     #[command(subcommand)]
     Findings(Findings),
+    /// Subscriptions of backflow, and what each lacks 回流订阅
+    #[command(
+        after_help = "A receiver that is dead or slow stands here with the versions that it lacks; nobody else waits for it.
+
+  lingqu-gateway --dir gw subscriptions --behind"
+    )]
+    Subscriptions {
+        /// Only those that lack a version 仅列出落后的订阅
+        #[arg(long)]
+        behind: bool,
+    },
     /// Watch: throughput, what stands still and why, findings; and stop a row 实时视图
     #[command(
         after_help = "Pages: transfers, agencies, grants, findings (tab). Choose a row with the arrow keys; s stops it, after a reason

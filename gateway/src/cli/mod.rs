@@ -65,6 +65,13 @@ async fn act(cli: &Cli, output: &Output) -> Result<(), Failure> {
             let all = list(dir, "agents", |after| Command::AgentList { after }).await?;
             output.say(&all, output::agents)
         }
+        Act::Subscriptions { behind } => {
+            let mut all = list(dir, "subscriptions", |after| Command::SubscriptionList { after }).await?;
+            if *behind && let Value::Array(all) = &mut all {
+                all.retain(|subscription| subscription["behind"].as_u64().unwrap_or(0) > 0);
+            }
+            output.say(&all, output::subscriptions)
+        }
         Act::Officer(Officer::Add { request, root, out }) => {
             if out.exists() {
                 let text = format!("{} is there already", out.display());

@@ -87,6 +87,26 @@ pub(super) fn agents(value: &Value) -> String {
     if lines.is_empty() { "no agents yet 尚无代理: lingqu-gateway invite --help".into() } else { lines }
 }
 
+/// Subscriptions of backflow, a line each.
+pub(super) fn subscriptions(value: &Value) -> String {
+    let mut lines = String::new();
+    for row in value.as_array().into_iter().flatten() {
+        let number = |name: &str| row[name].as_u64().unwrap_or(0);
+        let durable = row["durable_at"].as_str().unwrap_or("never 从未");
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            lines,
+            "{:<40} {:<26} version 版本 {} of 共 {}, behind 落后 {}, durable 落盘 {durable}",
+            text(row, "agent"),
+            text(row, "entry"),
+            number("version"),
+            number("latest"),
+            number("behind"),
+        );
+    }
+    if lines.is_empty() { "no such subscription 无此类订阅".into() } else { lines }
+}
+
 /// Approvals of renewal, a line each.
 pub(super) fn renewals(value: &Value) -> String {
     let mut lines = String::new();

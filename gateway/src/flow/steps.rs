@@ -1,32 +1,30 @@
 //! Steps between versions, ready for any number of subscribers: each is read and split by region once, whoever asks first,
 //! and the others wait for that. What is kept is bounded, and whatever was let go is made again for whoever asks.
 
+mod making;
+
 use super::Flow;
 use super::error::FlowError;
 use super::record::VersionRow;
+use super::retention;
 use crate::gate::EntryView;
-use crate::lake::LakeError;
-use crate::lake::diff::{self, Step};
-use crate::lake::manifest::{Regions, TableManifest};
-use crate::lake::reader::TableReader;
-use crate::lake::split::{SPLITS, Split, Splitter};
+use crate::lake::diff;
+use crate::lake::manifest::{ColumnInfo, Regions, TableManifest};
+use crate::lake::split::{Held, Split, Tap};
 use crate::metrics;
-use arrow::array::{BooleanArray, RecordBatch};
-use arrow::compute::filter_record_batch;
 use lingqu_protocol::backflow::SliceMode;
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::entry::{DataItem, EntrySpec};
 use lingqu_protocol::ids::EntryId;
 use lingqu_protocol::receipt::DataKind;
-use lingqu_protocol::rows::RowsDigest;
-use object_store::path::Path;
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use tokio::sync::{OnceCell, Semaphore, watch};
 
-/// Bytes of memory that steps hold together while nobody sends them: two of the largest.
+/// Bytes of memory that steps hold together, whoever still sends from them: two of the largest. What is more lies beside the
+/// lake, from where slow receivers read their own.
 const KEPT_BYTES: usize = 28 << 20;
 
 /// Steps that are kept: beyond it only their memory would be told, and not their files.
@@ -51,7 +49,11 @@ pub struct Ready {
 impl Ready {
     fn memory_bytes(&self) -> usize {
         let regions = self.regions.as_ref().map_or(0, |regions| regions.len() * 96);
-        self.came.memory_bytes() + self.gone.as_ref().map_or(0, Split::memory_bytes) + regions
+        self.splits().map(Split::memory_bytes).sum::<usize>() + regions
+    }
+
+    fn splits(&self) -> impl Iterator<Item = &Split> {
+        self.gone.iter().chain([&self.came])
     }
 }
 
@@ -68,6 +70,8 @@ pub type Making<'a> = Pin<Box<dyn Future<Output = Result<Arc<Ready>, FlowError>>
 pub struct Steps {
     /// The one that was asked for last is last.
     kept: Mutex<VecDeque<(Key, Slot)>>,
+    /// All whose rows are held, by us or by who sends from them; the oldest first.
+    held: Mutex<Vec<Weak<Held>>>,
     latest: Mutex<HashMap<EntryId, watch::Sender<u64>>>,
     building: Building,
     decoded: AtomicU64,
@@ -88,14 +92,43 @@ impl Steps {
         let known = kept.iter().position(|(of, _)| *of == key).and_then(|at| kept.remove(at));
         let slot = known.map_or_else(Slot::default, |(_, slot)| slot);
         kept.push_back((key, Arc::clone(&slot)));
-        let bytes = |slot: &Slot| slot.get().map_or(0, |ready| ready.memory_bytes());
-        let mut held: usize = kept.iter().map(|(_, slot)| bytes(slot)).sum();
-        // Who sends one holds it; here it is only no longer kept for others.
-        while kept.len() > 1 && (held > KEPT_BYTES || kept.len() > KEPT_STEPS) {
-            let Some((_, gone)) = kept.pop_front() else { break };
-            held = held.saturating_sub(bytes(&gone));
-        }
+        evict(&mut kept, KEPT_BYTES);
         slot
+    }
+
+    /// Makes room for `coming` bytes more: first what nobody has asked for is forgotten, then what slow receivers still send
+    /// from is moved beside the lake, the oldest first.
+    async fn make_room(&self, coming: usize) {
+        let (kept, own): (usize, Vec<usize>) = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            evict(&mut kept, KEPT_BYTES.saturating_sub(coming));
+            let ready = kept.iter().filter_map(|(_, slot)| slot.get());
+            let own = ready.flat_map(|ready| ready.splits()).map(|split| Arc::as_ptr(split.held()).addr()).collect();
+            (kept.iter().map(|(_, slot)| bytes(slot)).sum(), own)
+        };
+        let others: Vec<Arc<Held>> = {
+            let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.retain(|held| held.strong_count() > 0);
+            held.iter().filter_map(Weak::upgrade).filter(|held| !own.contains(&Arc::as_ptr(held).addr())).collect()
+        };
+        let mut sum = kept + coming + others.iter().map(|held| held.memory_bytes()).sum::<usize>();
+        for held in others {
+            if sum <= KEPT_BYTES {
+                break;
+            }
+            let before = held.memory_bytes();
+            if held.is_in_memory()
+                && let Err(error) = held.move_out().await
+            {
+                tracing::error!(%error, "slices that slow receivers hold could not be moved beside the lake; they ask again");
+            }
+            sum = sum.saturating_sub(before.saturating_sub(held.memory_bytes()));
+        }
+    }
+
+    fn hold(&self, ready: &Ready) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend(ready.splits().map(|split| Arc::downgrade(split.held())));
     }
 
     /// Rows that were decoded to be split, since the start.
@@ -142,32 +175,53 @@ impl Flow {
         Ok(receiver)
     }
 
-    /// The step of an entry from one version (0: from nothing) to another.
+    /// The step of an entry from one version (0: from nothing) to another. Where this is what makes it, and it is all that there is,
+    /// `tap` is handed the rows of its slice as they are read.
     ///
     /// # Errors
     /// One of them is not kept, or was pushed before the entry changed; the lake's.
-    pub fn step<'a>(&'a self, entry: &'a EntryView, from: u64, to: u64) -> Making<'a> {
-        Box::pin(self.step_once(entry, from, to))
+    pub fn step<'a>(&'a self, entry: &'a EntryView, from: u64, to: u64, tap: Option<Tap>) -> Making<'a> {
+        Box::pin(self.step_once(entry, from, to, tap))
     }
 
-    async fn step_once(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
-        let columns = TableManifest {
-            columns: TableManifest::columns_of(&entry.spec),
-            region_column: entry.spec.region_column,
-            parts: Vec::new(),
-            regions: None,
-        };
-        let slot = self.steps().slot((entry.id, from, to, columns.schema_digest()));
-        let ready = slot.get_or_try_init(|| self.build(entry, from, to));
+    /// Whether a step is there, or somebody makes it.
+    pub fn is_begun(&self, entry: &EntryView, from: u64, to: u64) -> bool {
+        let (key, kept) = (key(entry, from, to), self.steps().kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.iter().any(|(of, _)| *of == key)
+    }
+
+    async fn step_once(
+        &self,
+        entry: &EntryView,
+        from: u64,
+        to: u64,
+        tap: Option<Tap>,
+    ) -> Result<Arc<Ready>, FlowError> {
+        let slot = self.steps().slot(key(entry, from, to));
+        let ready = slot.get_or_try_init(|| self.build(entry, from, to, tap));
         Ok(Arc::clone(ready.await?))
     }
 
-    async fn build(&self, entry: &EntryView, from: u64, to: u64) -> Result<Arc<Ready>, FlowError> {
-        let (version, _held) = self.hold_version(entry.id, to).await?;
+    /// A version of an entry as it is sent now.
+    ///
+    /// # Errors
+    /// It is not kept, is of files, or was pushed before the entry changed; the lake's.
+    pub(super) async fn sent_version(&self, entry: &EntryView, number: u64) -> Result<Sendable, FlowError> {
+        let (version, held) = self.hold_version(entry.id, number).await?;
         if version.kind != DataKind::Table {
             return Err(FlowError::bad_data("a version of files has no regions: only rows flow back"));
         }
-        let after = grown(self.table_manifest(&version).await?, &entry.spec)?;
+        let manifest = grown(self.table_manifest(&version).await?, &entry.spec)?;
+        let place = |item: &DataItem| {
+            let is_it = |column: &ColumnInfo| column.name == item.name && column.item_type == item.item_type;
+            manifest.columns.iter().position(is_it)
+        };
+        let places = entry.spec.items.iter().map(place).collect();
+        Ok(Sendable { version, manifest, places, _held: held })
+    }
+
+    async fn build(&self, entry: &EntryView, from: u64, to: u64, tap: Option<Tap>) -> Result<Arc<Ready>, FlowError> {
+        let Sendable { version, manifest: after, places, _held } = self.sent_version(entry, to).await?;
         let (before, _before_held) = match from {
             0 => (None, None),
             from => {
@@ -180,115 +234,55 @@ impl Flow {
         let step = diff::between(before.as_ref(), &after, version.follows == Some(from));
         if from > 0 && step.mode == SliceMode::Full {
             // What those get who begin anew: read once for both.
-            return self.step(entry, 0, to).await;
+            return self.step(entry, 0, to, tap).await;
         }
         let _alone = self.steps().building.0.acquire().await.map_err(|_| FlowError::Busy)?;
-        let places = entry.spec.items.iter().map(|item| {
-            after.columns.iter().position(|column| column.name == item.name && column.item_type == item.item_type)
-        });
-        let places = places.collect();
+        self.steps().make_room(0).await;
         let regions = after.regions.clone();
         let started = self.monotonic();
-        let (mode, gone, came) = self.split(step).await?;
+        let (mode, gone, came) = self.split(step, tap).await?;
         let rows = came.rows() + gone.as_ref().map_or(0, Split::rows);
         tracing::info!(entry = %entry.id, version = to, from, mode = mode.as_str(), rows,
             took = ?self.monotonic().saturating_sub(started), beside_bytes = came.disk_bytes(), "split by region");
-        Ok(Arc::new(Ready { version, mode, gone, came, regions, places }))
-    }
-
-    async fn split(&self, step: Step) -> Result<(SliceMode, Option<Split>, Split), FlowError> {
-        let mut gone = self.splitter(&step.gone)?;
-        let mut came = self.splitter(&step.came)?;
-        if !step.compared {
-            self.read_all(&step.gone, &mut gone).await?;
-            self.read_all(&step.came, &mut came).await?;
-        } else {
-            // Rows that were only written anew are among both, and cancel out.
-            let mut counts: HashMap<u128, u64> = HashMap::new();
-            let mut reader = self.hashed(&step.gone)?;
-            while let Some((_, hashes)) = reader.next().await? {
-                self.steps().count_decoded(hashes.len());
-                hashes.into_iter().for_each(|hash| *counts.entry(hash).or_default() += 1);
-            }
-            let mut reader = self.hashed(&step.came)?;
-            while let Some((batch, hashes)) = reader.next().await? {
-                self.steps().count_decoded(hashes.len());
-                let mask: BooleanArray = hashes.iter().map(|hash| Some(!take(&mut counts, hash))).collect();
-                came.add(&filtered(&batch, &mask)?).await?;
-            }
-            let mut reader = self.hashed(&step.gone)?;
-            while let Some((batch, hashes)) = reader.next().await? {
-                self.steps().count_decoded(hashes.len());
-                let mask: BooleanArray = hashes.iter().map(|hash| Some(take(&mut counts, hash))).collect();
-                gone.add(&filtered(&batch, &mask)?).await?;
-            }
-        }
-        let (gone, came) = (gone.finish().await?, came.finish().await?);
-        Ok(match (step.mode, gone.rows()) {
-            (SliceMode::Changes, 1..) => (SliceMode::Changes, Some(gone), came),
-            (SliceMode::Changes, 0) => (SliceMode::Append, None, came),
-            (mode, _) => (mode, None, came),
-        })
-    }
-
-    fn splitter(&self, manifest: &TableManifest) -> Result<Splitter, FlowError> {
-        let mut name = [0; 16];
-        self.entropy().fill(&mut name).map_err(|e| FlowError::Machine(e.to_string()))?;
-        let folder = Path::from(SPLITS).join(lingqu_protocol::digest::to_hex(&name));
-        let region = manifest.region_column.ok_or(FlowError::NotFound { what: "region column in this version" })?;
-        let none = self.reader(&TableManifest { parts: Vec::new(), ..manifest.clone() })?;
-        Ok(Splitter::new(self.lake().clone(), folder, Arc::clone(none.schema()), region)?)
-    }
-
-    fn reader(&self, manifest: &TableManifest) -> Result<TableReader, FlowError> {
-        let names: Vec<&str> = manifest.columns.iter().map(|column| column.name.as_str()).collect();
-        let reader = TableReader::open(self.lake().clone(), Arc::new(manifest.clone()), &names, None)?;
-        Ok(reader.with_cache(self.chunk_cache().clone()))
-    }
-
-    async fn read_all(&self, manifest: &TableManifest, into: &mut Splitter) -> Result<(), FlowError> {
-        let mut reader = self.reader(manifest)?;
-        while let Some(batch) = reader.next().await? {
-            self.steps().count_decoded(batch.num_rows());
-            into.add(&batch).await?;
-        }
-        Ok(())
-    }
-
-    fn hashed(&self, manifest: &TableManifest) -> Result<Hashed, FlowError> {
-        let reader = self.reader(manifest)?;
-        let digest = RowsDigest::of_schema(reader.schema());
-        Ok(Hashed { digest: digest.ok_or_else(|| FlowError::Machine("columns of no item".into()))?, reader })
+        let ready = Ready { version, mode, gone, came, regions, places };
+        self.steps().make_room(ready.memory_bytes()).await;
+        self.steps().hold(&ready);
+        Ok(Arc::new(ready))
     }
 }
 
-/// Rows with their hashes.
-struct Hashed {
-    reader: TableReader,
-    digest: RowsDigest,
+/// A version as it is sent now.
+pub(super) struct Sendable {
+    pub(super) version: VersionRow,
+    pub(super) manifest: TableManifest,
+    /// The places of the entry's items among its columns.
+    pub(super) places: Vec<Option<usize>>,
+    _held: retention::Held,
 }
 
-impl Hashed {
-    async fn next(&mut self) -> Result<Option<(RecordBatch, Vec<u128>)>, FlowError> {
-        let Some(batch) = self.reader.next().await? else { return Ok(None) };
-        let hashes = self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?.to_vec();
-        Ok(Some((batch, hashes)))
+fn key(entry: &EntryView, from: u64, to: u64) -> Key {
+    let columns = TableManifest {
+        columns: TableManifest::columns_of(&entry.spec),
+        region_column: entry.spec.region_column,
+        parts: Vec::new(),
+        regions: None,
+    };
+    (entry.id, from, to, columns.schema_digest())
+}
+
+fn bytes(slot: &Slot) -> usize {
+    slot.get().map_or(0, |ready| ready.memory_bytes())
+}
+
+/// Forgets what was asked for longest ago. Who sends one holds it; here it is only no longer kept for others. One that is being
+/// made stays: others wait for it.
+fn evict(kept: &mut VecDeque<(Key, Slot)>, bytes_max: usize) {
+    let mut held: usize = kept.iter().map(|(_, slot)| bytes(slot)).sum();
+    while kept.len() > 1 && (held > bytes_max || kept.len() > KEPT_STEPS) {
+        let Some(oldest) = kept.iter().position(|(_, slot)| slot.initialized()) else { break };
+        let Some((_, gone)) = kept.remove(oldest) else { break };
+        held = held.saturating_sub(bytes(&gone));
     }
-}
-
-/// Whether one of these is left, and takes it.
-fn take(counts: &mut HashMap<u128, u64>, hash: &u128) -> bool {
-    match counts.get_mut(hash) {
-        Some(count) if *count > 0 => {
-            *count -= 1;
-            true
-        }
-        _ => false,
-    }
-}
-
-fn filtered(batch: &RecordBatch, mask: &BooleanArray) -> Result<RecordBatch, LakeError> {
-    filter_record_batch(batch, mask).map_err(|e| LakeError::columns("comparing rows", e))
 }
 
 /// A version with the columns that its entry has gained since at its end.
@@ -299,3 +293,7 @@ fn grown(manifest: TableManifest, spec: &EntrySpec) -> Result<TableManifest, Flo
     })?;
     Ok(TableManifest { columns, parts, ..manifest })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -1,29 +1,23 @@
-//! What the gateway remembers of subscriptions: what was acknowledged last, as advice and for people who look for what is
-//! late; and what it answers to `reconcile`.
+//! What the gateway remembers of subscriptions: what was acknowledged last, as advice and for people who look for what is late.
 
 use super::Flow;
 use super::commit::read;
 use super::error::FlowError;
-use crate::gate::{AllowedFollow, FollowPermit, Peer};
-use crate::lake::manifest::Regions;
+use crate::gate::{FollowPermit, Peer};
 use crate::ledger::Entry;
 use crate::metrics;
 use crate::state::{Change, Draft, Expect, Filter, Kind, Write};
-use lingqu_protocol::agency::AgentId;
-use lingqu_protocol::backflow::{RegionSlice, SliceMode};
+use lingqu_protocol::backflow::SliceMode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, ListId, TransferId};
 use lingqu_protocol::leaf::LeafKind;
-use lingqu_protocol::region::RegionTable;
-use lingqu_protocol::rows::RowsSum;
 use lingqu_protocol::wire::{Record as WireRecord, Records};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::collections::HashMap;
 use std::time::Duration;
 
-/// Subscriptions, or regions, in one page.
+/// Subscriptions in one page.
 const PAGE: u32 = 200;
 
 /// Subscriptions that one agency may have: every entry of a large catalogue into several sinks.
@@ -83,96 +77,7 @@ pub struct Acknowledged {
     pub rows_digest: Digest,
 }
 
-/// Count and sum of the rows of a slice, from those of each region.
-pub fn slice_sum(regions: &Regions, slice: &RegionSlice) -> RowsSum {
-    let mut sum = RowsSum::default();
-    for (_, of) in inside(regions, slice) {
-        sum.merge(of);
-    }
-    sum
-}
-
-/// The regions of a slice, in their order, each once.
-fn inside<'a>(regions: &'a Regions, slice: &RegionSlice) -> std::collections::BTreeMap<&'a str, &'a RowsSum> {
-    let mut found = std::collections::BTreeMap::new();
-    for prefix in slice.prefixes() {
-        let from = regions.range(prefix.as_str().to_owned()..);
-        for (code, sum) in from.take_while(|(code, _)| code.starts_with(prefix.as_str())) {
-            if slice.is_plain() || slice.contains_text(code) {
-                found.insert(code.as_str(), sum);
-            }
-        }
-    }
-    found
-}
-
-/// A subscription that lacks a version for longer than it may.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Late {
-    /// Which.
-    pub id: TransferId,
-    /// Whose.
-    pub agent: AgentId,
-    /// Of which entry.
-    pub entry: EntryId,
-    /// The version that is durable at its sink; 0 for none.
-    pub version: u64,
-    /// The latest version.
-    pub latest: u64,
-    /// For how long the next version has been there, in milliseconds.
-    pub waited_ms: u64,
-}
-
 impl Flow {
-    /// Subscriptions whose next version was committed more than `limit_ms` ago.
-    ///
-    /// # Errors
-    /// The state's.
-    pub async fn late(&self, limit_ms: i64) -> Result<Vec<Late>, FlowError> {
-        let now = self.now().0;
-        let (mut late, mut after) = (Vec::new(), None::<String>);
-        // When versions were committed, each looked up once.
-        let mut known: HashMap<(EntryId, u64), i64> = HashMap::new();
-        let mut latest: HashMap<EntryId, u64> = HashMap::new();
-        loop {
-            let page = self.state().list(Kind::Subscription, Filter::default(), after.as_deref(), PAGE).await?;
-            let Some(last) = page.last() else { return Ok(late) };
-            after = Some(last.id.clone());
-            for record in &page {
-                let row: SubscriptionRow = read(record)?;
-                let newest = match latest.get(&row.entry) {
-                    Some(newest) => *newest,
-                    None => {
-                        let newest = self.latest(row.entry).await?.unwrap_or(0);
-                        latest.insert(row.entry, newest);
-                        newest
-                    }
-                };
-                // Who has nothing yet waits for the state, which is the latest version.
-                let next = if row.version == 0 { newest } else { row.version + 1 };
-                if newest <= row.version {
-                    continue;
-                }
-                let committed_at = match known.get(&(row.entry, next)) {
-                    Some(at) => *at,
-                    None => {
-                        let at = self.version(row.entry, next).await?.committed_at;
-                        known.insert((row.entry, next), at);
-                        at
-                    }
-                };
-                let waited = now.saturating_sub(committed_at.max(row.since));
-                if waited > limit_ms
-                    && let Ok(agent) = row.agent.parse()
-                {
-                    let waited_ms = u64::try_from(waited).unwrap_or(0);
-                    let version = row.version;
-                    late.push(Late { id: row.id, agent, entry: row.entry, version, latest: newest, waited_ms });
-                }
-            }
-        }
-    }
-
     /// What is remembered of a subscription; another agent's, or one of another entry, is nobody's to use.
     ///
     /// # Errors
@@ -351,73 +256,5 @@ impl Flow {
             "since": rfc(row.since),
         });
         Ok(WireRecord { id: row.id.to_string(), json: json.to_string().into_bytes().into() })
-    }
-
-    /// What the gateway has of a version (0: the latest) for this agency's slice: the version with the provider's push, the
-    /// slice, then each region in it.
-    ///
-    /// # Errors
-    /// There is no such version of rows, it is no longer kept, its regions are too many to be told apart, or the state's or
-    /// the lake's.
-    pub async fn reconcile(&self, allowed: &AllowedFollow, number: u64, after: &str) -> Result<Records, FlowError> {
-        let (version, _held) = self.hold_version(allowed.entry.id, number).await?;
-        let manifest = self.table_manifest(&version).await?;
-        let too_many = FlowError::NotFound { what: "digest by region: there are too many" };
-        let regions = manifest.regions.as_ref().ok_or(too_many)?;
-        let found = inside(regions, &allowed.region);
-        let mut records = Vec::new();
-        let mut push = |id: &str, json: serde_json::Value| {
-            records.push(WireRecord { id: id.to_owned(), json: json.to_string().into_bytes().into() });
-        };
-        if after.is_empty() {
-            push(
-                "version",
-                json!({
-                    "id": "version",
-                    "entry": allowed.entry.id,
-                    "version": version.number,
-                    "rows": version.rows,
-                    "rows_digest": version.rows_digest,
-                    "bytes_root": version.bytes_root,
-                    "committed_at": Timestamp(version.committed_at).to_rfc3339(),
-                    "provider": {
-                        "agency": allowed.entry.provider.to_string(),
-                        "transfer": version.transfer,
-                        "rows_read": version.rows_read,
-                        "rows_rejected": version.rows_rejected,
-                    },
-                }),
-            );
-            let sum = slice_sum(regions, &allowed.region);
-            let all = allowed.columns.len() == manifest.columns.len();
-            push(
-                "slice",
-                json!({
-                    "id": "slice",
-                    "regions": [allowed.region.own().to_string()],
-                    "columns": allowed.names(),
-                    "slice": allowed.slice(),
-                    "rows": sum.count,
-                    // Over other columns than those that are sent, it would compare with nothing.
-                    "rows_digest": all.then(|| sum.digest()),
-                }),
-            );
-        }
-        let table = RegionTable::national();
-        let rest = found.iter().filter(|(code, _)| !after.starts_with(|c: char| c.is_ascii_digit()) || **code > after);
-        let mut next = String::new();
-        for (taken, (code, sum)) in rest.enumerate() {
-            if taken == PAGE as usize {
-                break;
-            }
-            next = (*code).to_owned();
-            let name = table.check(code).ok().and_then(|code| table.name(code));
-            push(
-                code,
-                json!({ "id": code, "region": code, "name": name, "rows": sum.count, "rows_digest": sum.digest() }),
-            );
-        }
-        let is_last = found.keys().next_back().is_none_or(|last| next == **last || next.is_empty());
-        Ok(Records { records, next: if is_last { String::new() } else { next } })
     }
 }

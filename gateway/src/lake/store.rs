@@ -1,6 +1,7 @@
 //! The lake's own view of an object store: whole objects put once, ranges read, damage moved aside.
 
 use super::error::LakeError;
+use crate::metrics;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::path::Path;
@@ -68,6 +69,7 @@ impl Lake {
         } else {
             self.store.get_ranges(object, &wanted).await.map_err(|e| LakeError::store(object, e))?
         };
+        metrics::lake_read(read.iter().map(Bytes::len).sum());
         let mut read = read.into_iter();
         Ok(ranges.iter().map(|r| if r.is_empty() { Bytes::new() } else { read.next().unwrap_or_default() }).collect())
     }
@@ -80,7 +82,9 @@ impl Lake {
         let options = GetOptions { range: Some(GetRange::Suffix(bytes)), ..GetOptions::default() };
         let got = self.store.get_opts(object, options).await.map_err(|e| LakeError::store(object, e))?;
         let len = got.meta.size;
-        Ok((got.bytes().await.map_err(|e| LakeError::store(object, e))?, len))
+        let read = got.bytes().await.map_err(|e| LakeError::store(object, e))?;
+        metrics::lake_read(read.len());
+        Ok((read, len))
     }
 
     /// A whole object of at most `bytes_max`.
@@ -93,7 +97,9 @@ impl Lake {
         if bytes > bytes_max {
             return Err(LakeError::TooLarge { what: "an object", bytes, bytes_max });
         }
-        got.bytes().await.map_err(|e| LakeError::store(object, e))
+        let read = got.bytes().await.map_err(|e| LakeError::store(object, e))?;
+        metrics::lake_read(read.len());
+        Ok(read)
     }
 
     /// All objects below `prefix`, in no order.

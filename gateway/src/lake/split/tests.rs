@@ -23,7 +23,7 @@ async fn split(lake: &Lake, batches: &[RecordBatch], spilled: bool) -> Split {
     let folder = Path::from("splits/1");
     let mut splitter = Splitter::new(lake.clone(), folder, batches[0].schema(), 0).unwrap();
     if spilled {
-        splitter.split.memory_bytes = MEMORY_BYTES;
+        splitter.memory_bytes_max = 0;
     }
     for batch in batches {
         splitter.add(batch).await.unwrap();
@@ -31,18 +31,26 @@ async fn split(lake: &Lake, batches: &[RecordBatch], spilled: bool) -> Split {
     splitter.finish().await.unwrap()
 }
 
-async fn slice(split: &Split, own: &str, aim: usize) -> Vec<i64> {
-    let region = RegionSlice::new(own.parse().unwrap(), &[], "2026-11-22".parse().unwrap());
-    let picked = split.pick(&region);
+async fn read(slice: &Slice, aim: usize) -> Vec<i64> {
     let (mut cursor, mut found) = (Cursor::default(), Vec::new());
-    while let Some(batch) = split.next(&picked, &mut cursor, &[2], aim).await.unwrap() {
+    while let Some(batch) = slice.next(&mut cursor, &[2], aim).await.unwrap() {
         let column = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
         assert!(!column.is_empty());
         found.extend(column.values());
     }
-    assert_eq!(found.len() as u64, picked.rows);
     found.sort_unstable();
     found
+}
+
+async fn slice(split: &Split, own: &str, aim: usize) -> Vec<i64> {
+    let slice = split.slice(&region(own));
+    let found = read(&slice, aim).await;
+    assert_eq!(found.len() as u64, slice.rows());
+    found
+}
+
+fn region(own: &str) -> RegionSlice {
+    RegionSlice::new(own.parse().unwrap(), &[], "2026-11-22".parse().unwrap())
 }
 
 proptest! {
@@ -70,6 +78,19 @@ proptest! {
                     .collect();
                 assert_eq!(slice(&split, own, aim).await, expected, "{own}");
             }
+            // Out of memory in the middle of a read: nothing is lost, and nothing comes twice.
+            let own = split.slice(&region("44"));
+            let mut cursor = Cursor::default();
+            let first = own.next(&mut cursor, &[2], aim).await.unwrap().map_or(0, |batch| batch.num_rows());
+            split.held().move_out().await.unwrap();
+            assert!(!split.held().is_in_memory());
+            let mut rest = 0;
+            while let Some(batch) = own.next(&mut cursor, &[2], aim).await.unwrap() {
+                rest += batch.num_rows();
+            }
+            assert_eq!((first + rest) as u64, own.rows());
+            let all: Vec<i64> = rows.iter().filter(|(code, _)| code.is_some_and(|at| CODES[at].starts_with("44"))).map(|(_, n)| *n).collect();
+            assert_eq!(read(&own, aim).await, all);
         });
     }
 }
@@ -92,9 +113,7 @@ async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
     let last = bytes.len() - 20;
     bytes[last] ^= 1;
     lake.put_new(&object, vec![bytes.into()]).await.unwrap();
-    let region = RegionSlice::new("441900".parse().unwrap(), &[], "2026-11-22".parse().unwrap());
-    let picked = held.pick(&region);
-    assert!(held.next(&picked, &mut Cursor::default(), &[0, 1, 2], 1000).await.is_err());
+    assert!(held.slice(&region("441900")).next(&mut Cursor::default(), &[0, 1, 2], 1000).await.is_err());
     clear(&lake).await.unwrap();
     assert!(lake.len(&object).await.unwrap().is_none());
 }
@@ -104,9 +123,8 @@ async fn nothing_of_another_region_is_in_a_slice() {
     let rows = batch(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)]);
     for spilled in [false, true] {
         let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
-        let region = RegionSlice::new("440304".parse().unwrap(), &[], "2026-11-22".parse().unwrap());
-        let picked = split.pick(&region);
-        let found = split.next(&picked, &mut Cursor::default(), &[1, 2], 1000).await.unwrap().unwrap();
+        let own = split.slice(&region("440304"));
+        let found = own.next(&mut Cursor::default(), &[1, 2], 1000).await.unwrap().unwrap();
         let mut encoder = Encoder::new(found.schema()).unwrap();
         let mut wire = encoder.schema().unwrap().to_vec();
         wire.extend(encoder.batch(&found).unwrap().0.concat());
@@ -119,4 +137,52 @@ async fn nothing_of_another_region_is_in_a_slice() {
     let counts: BTreeMap<String, u32> =
         Placed::of(&rows, Some(0), 0).unwrap().runs().map(|(code, n)| (code.to_owned(), n)).collect();
     assert_eq!(counts.get("441900"), Some(&2));
+}
+
+#[tokio::test]
+async fn what_is_let_go_of_is_gone_for_its_readers_and_not_wrong() {
+    let rows = batch(&[(Some(2), 1), (Some(4), 2)]);
+    let lake = lake();
+    let split = split(&lake, std::slice::from_ref(&rows), false).await;
+    let own = split.slice(&region("44"));
+    assert!(split.held().is_in_memory());
+    split.held().let_go();
+    assert!(!split.held().is_in_memory() && split.held().memory_bytes() == 0);
+    assert!(own.next(&mut Cursor::default(), &[2], 1000).await.is_err(), "it is asked for again, and made anew");
+}
+
+#[tokio::test]
+async fn who_sets_a_split_off_gets_its_rows_while_it_is_made_and_the_rest_from_it() {
+    for taken in [0usize, 1, 2, 9] {
+        let (tap, mut tapped) = tap(region("44"));
+        let splitter = Splitter::new(lake(), Path::from("splits/1"), batch(&[]).schema(), 0).unwrap();
+        let mut splitter = splitter.tapped(Some(tap));
+        let (mut seen, mut all) = (Vec::new(), Vec::new());
+        let take = |batch: RecordBatch, seen: &mut Vec<i64>| {
+            seen.extend(batch.column(2).as_any().downcast_ref::<Int64Array>().unwrap().values());
+        };
+        for n in 0..9i64 {
+            // Every third batch has nothing of the slice.
+            let code = if n % 3 == 2 { 7 } else { (n % 6) as usize };
+            splitter.add(&batch(&[(Some(code), n), (Some(7), 100 + n), (None, 200 + n)])).await.unwrap();
+            if code != 7 {
+                all.push(n);
+            }
+            if seen.len() < taken
+                && let Ok(Some(batch)) = tokio::time::timeout(std::time::Duration::ZERO, tapped.next()).await
+            {
+                take(batch, &mut seen);
+            }
+        }
+        let split = splitter.finish().await.unwrap();
+        while let Some(batch) = tapped.next().await {
+            take(batch, &mut seen);
+        }
+        let early = seen.len();
+        let rest = split.slice(&region("44")).after(tapped.through());
+        seen.extend(read(&rest, 1000).await);
+        seen.sort_unstable();
+        assert_eq!(seen, all, "{taken}");
+        assert_eq!(early == all.len(), taken == 9, "{taken}: a slow one is not waited for");
+    }
 }

@@ -50,7 +50,7 @@ operations! {
     ReadFinding, ReadOrder, ReadLists, ReadAgents, Join, HandInAgency, HandInOfficer,
     // Through the control socket.
     AgencyAdd, AgencyChange, AgencyShow, AgencyList, OfficerAdd, Invite, JoinByFile, AgentList, RenewalApprove, RenewalList, RenewalWithdraw, Stop,
-    Resume, FindingsList, FindingShow, FindingSay, Top, Check, LedgerVerify,
+    Resume, FindingsList, FindingShow, FindingSay, SubscriptionList, Top, Check, LedgerVerify,
 }
 
 /// What must come of it.
@@ -107,7 +107,7 @@ const fn expected(operation: Operation) -> [Outcome; 6] {
         HandInOfficer => [TYPE, TYPE, TYPE, TYPE, TYPE, NoWay],
         AgencyAdd | AgencyChange | AgencyShow | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList
         | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | FindingsList | FindingShow | FindingSay
-        | Top | Check | LedgerVerify => [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed],
+        | SubscriptionList | Top | Check | LedgerVerify => [NoWay, NoWay, NoWay, NoWay, NoWay, Allowed],
     }
 }
 
@@ -165,6 +165,7 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
             | FindingsList
             | FindingShow
             | FindingSay
+            | SubscriptionList
             | Top
             | Check
             | LedgerVerify
@@ -262,7 +263,7 @@ async fn outcome(operation: Operation, role: Role) -> Outcome {
         }
         AgencyAdd | AgencyChange | AgencyShow | AgencyList | OfficerAdd | Invite | JoinByFile | AgentList
         | RenewalApprove | RenewalList | RenewalWithdraw | Stop | Resume | FindingsList | FindingShow | FindingSay
-        | Top | Check | LedgerVerify => {
+        | SubscriptionList | Top | Check | LedgerVerify => {
             return NoWay;
         }
     };
@@ -308,6 +309,7 @@ async fn operator(w: &World, operation: Operation) -> Outcome {
             json!({ "do": "join", "request": request })
         }
         AgentList => json!({ "do": "agent_list", "after": "" }),
+        SubscriptionList => json!({ "do": "subscription_list", "after": "" }),
         RenewalApprove => json!({ "do": "renewal_approve", "agent": w.other.agent.to_string(), "ttl_ms": 1000 }),
         RenewalList => json!({ "do": "renewal_list", "after": "" }),
         RenewalWithdraw => {
@@ -394,6 +396,7 @@ fn every_command_has_its_row() {
         Command::FindingsList { .. } => FindingsList,
         Command::FindingShow { .. } => FindingShow,
         Command::FindingSay { .. } => FindingSay,
+        Command::SubscriptionList { .. } => SubscriptionList,
         Command::Top {} => Top,
         Command::Check {} => Check,
         Command::LedgerVerify { .. } => LedgerVerify,

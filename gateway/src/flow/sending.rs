@@ -1,0 +1,105 @@
+//! Frames of one subscriber's slice: encoded, digested, counted, under a leash.
+
+use super::error::FlowError;
+use super::wires::DataLane;
+use crate::gate::Leash;
+use crate::metrics;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
+use lingqu_protocol::changes::{OP_COLUMN, Op};
+use lingqu_protocol::digest::Digest;
+use lingqu_protocol::frame::{self, FrameKind};
+use lingqu_protocol::ipc::{BatchRoot, Encoder};
+use lingqu_protocol::rows::{RowsDigest, RowsSum};
+use lingqu_protocol::stream::SendHalf;
+use std::sync::Arc;
+
+/// One subscriber's rows of a version, on their way.
+pub(super) struct Sending<S: SendHalf> {
+    lane: DataLane<S>,
+    leash: Leash,
+    encoder: Encoder,
+    schema: SchemaRef,
+    root: BatchRoot,
+    digest: RowsDigest,
+}
+
+/// What was sent of a slice.
+pub(super) struct Sent {
+    pub(super) rows: u64,
+    pub(super) root: BatchRoot,
+    pub(super) digest: Digest,
+}
+
+impl Sent {
+    pub(super) fn nothing() -> Self {
+        let none = RowsSum::default();
+        Self { rows: 0, root: BatchRoot::default(), digest: none.digest() }
+    }
+}
+
+impl<S: SendHalf> Sending<S> {
+    /// Begins with the schema: the columns of the slice, and behind them what a row means where rows go as well.
+    pub(super) async fn begin(
+        lane: DataLane<S>,
+        leash: Leash,
+        columns: SchemaRef,
+        with_op: bool,
+    ) -> Result<Self, FlowError> {
+        let schema = if with_op { with_op_column(&columns) } else { columns };
+        let mut sending = Self {
+            lane,
+            leash,
+            encoder: Encoder::new(Arc::clone(&schema)).map_err(|e| FlowError::Machine(e.to_string()))?,
+            digest: RowsDigest::of_schema(&schema).ok_or_else(|| FlowError::Machine("columns of no item".into()))?,
+            schema,
+            root: BatchRoot::default(),
+        };
+        let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
+        sending.frame(vec![first]).await?;
+        Ok(sending)
+    }
+
+    /// Ends the stream. The lane is held until the receiver has everything.
+    pub(super) fn end(mut self) -> (Sent, DataLane<S>) {
+        self.lane.finish();
+        let sum = self.digest.sum();
+        (Sent { rows: sum.count, root: self.root, digest: sum.digest() }, self.lane)
+    }
+
+    /// Sends rows.
+    pub(super) async fn rows(&mut self, batch: &RecordBatch, op: Option<Op>) -> Result<(), FlowError> {
+        self.leash.check()?;
+        let failed = |e: arrow::error::ArrowError| FlowError::Machine(e.to_string());
+        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+        if let Some(op) = op {
+            columns.push(Arc::new(StringArray::from_iter_values(std::iter::repeat_n(op.word(), batch.num_rows()))));
+        }
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(failed)?;
+        self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?;
+        let (body, _) = self.encoder.batch(&batch).map_err(|e| FlowError::OverLimit { what: e.to_string() })?;
+        self.frame(body).await?;
+        metrics::sent_rows(batch.num_rows() as u64);
+        self.leash.moved().add(0, batch.num_rows() as u64);
+        Ok(())
+    }
+
+    async fn frame(&mut self, body: Vec<Bytes>) -> Result<(), FlowError> {
+        let bytes: usize = body.iter().map(Bytes::len).sum();
+        self.lane.raw(Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?)).await?;
+        self.root.add(body.iter().map(|piece| &piece[..]));
+        for piece in body {
+            self.lane.raw(piece).await?;
+        }
+        metrics::sent(bytes as u64);
+        self.leash.moved().add(bytes as u64, 0);
+        Ok(())
+    }
+}
+
+fn with_op_column(schema: &SchemaRef) -> SchemaRef {
+    let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new(OP_COLUMN, DataType::Utf8, false)));
+    Arc::new(Schema::new(fields))
+}

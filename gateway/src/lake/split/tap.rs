@@ -1,0 +1,74 @@
+//! What the one who sets a split off gets while it is made: its own rows, as they are read. It never holds the split up: what
+//! its reader does not take in time it takes from the split afterwards.
+
+use crate::lake::error::LakeError;
+use crate::lake::regions::Placed;
+use crate::lake::scrub::scrub_batch;
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use lingqu_protocol::backflow::RegionSlice;
+use lingqu_protocol::region::RegionCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use tokio::sync::mpsc;
+
+/// Batches that wait for their reader: one that is sent and one that comes.
+const WAITING_MAX: usize = 2;
+
+/// The end that rows are handed to.
+pub struct Tap {
+    of: RegionSlice,
+    sender: Option<mpsc::Sender<RecordBatch>>,
+    through: Arc<AtomicU32>,
+}
+
+/// The end that they come out of.
+pub struct Tapped {
+    receiver: mpsc::Receiver<RecordBatch>,
+    through: Arc<AtomicU32>,
+}
+
+/// For the rows of this slice.
+pub fn tap(of: RegionSlice) -> (Tap, Tapped) {
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+    let through = Arc::new(AtomicU32::new(0));
+    (Tap { of, sender: Some(sender), through: Arc::clone(&through) }, Tapped { receiver, through })
+}
+
+impl Tap {
+    /// Hands on what of a batch belongs to the slice.
+    pub(super) fn offer(&mut self, batch: u32, rows: &RecordBatch, placed: &Placed) -> Result<(), LakeError> {
+        let Some(sender) = &self.sender else { return Ok(()) };
+        let (mut mine, mut start) = (Vec::new(), 0usize);
+        for (code, count) in placed.runs() {
+            if code.parse::<RegionCode>().is_ok_and(|code| self.of.contains(code)) {
+                mine.push(rows.slice(start, count as usize));
+            }
+            start += count as usize;
+        }
+        if !mine.is_empty() {
+            let joined = concat_batches(&rows.schema(), &mine).map_err(|e| LakeError::columns("splitting rows", e))?;
+            if sender.try_send(scrub_batch(&joined)?).is_err() {
+                // It is slow, or gone: from here on it reads the split as everybody does.
+                self.sender = None;
+                return Ok(());
+            }
+        }
+        self.through.store(batch + 1, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Tapped {
+    /// The next rows; none when no more come this way.
+    pub async fn next(&mut self) -> Option<RecordBatch> {
+        self.receiver.recv().await
+    }
+
+    /// So many batches of the split were handed on to the end, once no more come: what is left is [`Slice::after`] them.
+    ///
+    /// [`Slice::after`]: super::Slice::after
+    pub fn through(&self) -> u32 {
+        self.through.load(Ordering::Acquire)
+    }
+}
