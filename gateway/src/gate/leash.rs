@@ -346,6 +346,7 @@ impl LeashBook {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use lingqu_protocol::stream::EndsStream;
 
     const AGENT: &str = "91350100M000100Y43/a";
 
@@ -406,27 +407,54 @@ mod tests {
         assert_eq!(book.running().len(), 2);
     }
 
+    /// A stream that counts how often it was ended.
+    struct Stream {
+        ends: Arc<AtomicU64>,
+        gone: bool,
+    }
+
+    impl EndsStream for Stream {
+        fn end(&self, code: CloseCode) {
+            assert_eq!(code, CloseCode::Suspended);
+            self.ends.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn is_gone(&self) -> bool {
+            self.gone
+        }
+    }
+
     #[test]
-    fn what_is_to_be_done_at_once_is_done_by_who_cuts_and_where_it_came_too_late_now() {
+    fn who_cuts_ends_the_streams_and_one_that_comes_too_late_ends_at_once() {
         let book = Arc::new(LeashBook::default());
-        let done = Arc::new(AtomicU64::new(0));
-        let count = |leash: &Leash| {
-            let done = Arc::clone(&done);
-            leash.at_once(move |code| {
-                assert_eq!(code, CloseCode::Suspended);
-                done.fetch_add(1, Ordering::Relaxed);
-            });
-        };
+        let ends = Arc::new(AtomicU64::new(0));
+        let stream = |gone| Box::new(Stream { ends: Arc::clone(&ends), gone });
         let leash = book.attach(tags(Some(3), None, false), None, Duration::ZERO);
         let other = book.attach(tags(Some(4), None, false), None, Duration::ZERO);
-        (count(&leash), count(&other));
+        leash.ends(stream(false));
+        other.ends(stream(false));
         let cut = Cut { code: CloseCode::Suspended, word: "stopped", reason: String::new(), since: Timestamp(0) };
         let selector = Selector::Grant(GrantId::from_bits(3));
         assert_eq!((book.cut(&selector, &cut), book.cut(&selector, &cut)), (1, 0), "the second finds nothing to cut");
-        assert_eq!(done.load(Ordering::Relaxed), 1);
-        count(&leash);
-        assert_eq!(done.load(Ordering::Relaxed), 2);
+        assert_eq!(ends.load(Ordering::Relaxed), 1);
+        leash.ends(stream(false));
+        assert_eq!(ends.load(Ordering::Relaxed), 2);
         assert_eq!(book.running().iter().map(Leash::number).collect::<Vec<_>>(), [other.number()]);
+    }
+
+    #[test]
+    fn streams_that_are_gone_are_forgotten() {
+        let book = Arc::new(LeashBook::default());
+        let ends = Arc::new(AtomicU64::new(0));
+        let leash = book.attach(tags(Some(3), None, false), None, Duration::ZERO);
+        for number in 0..100 * STREAMS_LOOKED_THROUGH {
+            leash.ends(Box::new(Stream { ends: Arc::clone(&ends), gone: number > 0 }));
+        }
+        let held = lock(&leash.0.at_once).len();
+        assert!(held <= 2 * STREAMS_LOOKED_THROUGH, "{held}");
+        let cut = Cut { code: CloseCode::Suspended, word: "stopped", reason: String::new(), since: Timestamp(0) };
+        assert_eq!(book.cut(&Selector::All, &cut), 1);
+        assert_eq!(ends.load(Ordering::Relaxed), held as u64, "the one that still runs is among them");
     }
 
     #[test]
