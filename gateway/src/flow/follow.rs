@@ -1,4 +1,4 @@
-//! A subscription, top to bottom: permit, cursor, then version after version ([`deliver`](super::deliver)); and where there is
+//! A subscription, top to bottom: permit, cursor, then version after version (`deliver`); and where there is
 //! nothing new, waiting without looking at anything.
 
 use super::Flow;
