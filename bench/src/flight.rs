@@ -11,7 +11,7 @@ use crate::fanout;
 use crate::lineitem::{self, Format};
 use crate::program::Line;
 use crate::report::median;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -79,12 +79,15 @@ fn certificates(dir: &Path) -> Result<(), BenchError> {
     let key = KeyPair::generate().map_err(failed)?;
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Names of their own: a leaf whose issuer has its own name counts as self-signed.
+    params.distinguished_name.push(DnType::CommonName, "flight root");
     let ca = params.self_signed(&key).map_err(failed)?;
     save("ca.pem", ca.pem())?;
     let issuer = Issuer::new(params, key);
     for name in ["server", "client"] {
         let key = KeyPair::generate().map_err(failed)?;
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).map_err(failed)?;
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).map_err(failed)?;
+        params.distinguished_name.push(DnType::CommonName, format!("flight {name}"));
         save(&format!("{name}.pem"), params.signed_by(&key, &issuer).map_err(failed)?.pem())?;
         save(&format!("{name}.key"), key.serialize_pem())?;
     }
