@@ -455,6 +455,15 @@ mod tests {
         assert!(!Arc::ptr_eq(&rows(&first), &rows(&elsewhere)), "a condition is typed against its entry");
         let county = parts.keep(&view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
         assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
+        for (number, change) in [
+            (6, (|s| s.from = s.until) as fn(&mut Scope)),
+            (7, |s| s.volume_bytes_max = Some(1)),
+            (8, |s| s.networks = vec!["192.0.2.0/24".parse().unwrap()]),
+            (9, |s| s.rows = None),
+        ] {
+            let grant = parts.keep(&view(number, change));
+            assert!(Arc::ptr_eq(&first.scope.shape, &grant.scope.shape), "{number}: not a part of what all share");
+        }
         let other = parts.keep(&view(3, |s| s.columns.truncate(1)));
         assert!(!Arc::ptr_eq(&first.scope.shape, &other.scope.shape));
         for number in 0..3 * SWEEP_AT_LEAST as u128 {
