@@ -242,6 +242,18 @@ fn a_quality_rule_looks_only_into_entries_that_its_provider_may_see() {
 }
 
 #[test]
+fn who_watches_sees_what_runs_and_what_passed() {
+    let world = World::new();
+    let permit = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
+    permit.leash().moved().add(7, 0);
+    assert_eq!(world.gate.passed().grants[&world.grant].out_bytes, 7);
+    assert_eq!(world.gate.flows().iter().map(Leash::number).collect::<Vec<_>>(), [permit.leash().number()]);
+    assert_eq!(world.gate.monotonic(), world.clock.monotonic());
+    drop(permit);
+    assert_eq!((world.gate.flows().len(), world.gate.passed().grants[&world.grant].ended), (0, 1));
+}
+
+#[test]
 fn what_is_known_is_counted() {
     let world = World::new();
     assert_eq!(world.gate.snapshot().counts(), [3, 3, 1, 1]);
