@@ -241,6 +241,56 @@ fn a_quality_rule_looks_only_into_entries_that_its_provider_may_see() {
     assert!(!seen(PROVIDER, conditional, false) && !seen(OTHER, open, false), "what is not published");
 }
 
+/// What moves data, by who asks for it. The registry's operations have the same table in `registry::tests::denials`, backflow
+/// in `follow::tests`.
+#[test]
+fn every_flow_is_denied_to_every_role_that_it_is_not_for() {
+    const AUTHORITY: &str = "91440300708461136T";
+    let world = World::new();
+    let authority = AgencyView {
+        code: AUTHORITY.parse().unwrap(),
+        name: "主管部门".into(),
+        region: "44".parse().unwrap(),
+        level: RegionLevel::Province,
+        duties: [].into(),
+        authority: true,
+    };
+    let joined = AgentView { id: agent(AUTHORITY), blocked: None };
+    let blocked = AgentView { id: format!("{REQUESTER}/b").parse().unwrap(), blocked: Some("lost".into()) };
+    world.gate.publish(vec![Update::Agency(authority), Update::Agent(joined), Update::Agent(blocked)]);
+    let named = |id: &str| Peer { agent: id.parse().unwrap(), ..peer(OTHER) };
+    let roles = [
+        ("provider", peer(PROVIDER)),
+        ("requester", peer(REQUESTER)),
+        ("other", peer(OTHER)),
+        ("authority", peer(AUTHORITY)),
+        ("blocked", named(&format!("{REQUESTER}/b"))),
+        ("unknown", named(&format!("{REQUESTER}/z"))),
+    ];
+    let of_entry = Ask { target: Target::parse("307010/000001"), ..world.ask() };
+    let word = |denied: Denied| denied.word();
+    let table: Vec<_> = roles
+        .iter()
+        .map(|(role, who)| {
+            let pull = world.gate.pull(who, &of_entry).map_or_else(word, |_| "allowed");
+            let by_grant = world.gate.pull(who, &world.ask()).map_or_else(word, |_| "allowed");
+            let by_key = world.gate.service(who, &of_entry).map_or_else(word, |_| "allowed");
+            let push = world.gate.push(who, "307010/000001").map_or_else(word, |_| "allowed");
+            (*role, [pull, by_grant, by_key, push])
+        })
+        .collect();
+    // A pull that names the entry, one that names the grant, records by key, a push. The application is for batches only.
+    let expected = [
+        ("provider", ["no_grant", "grant_not_found", "no_grant", "allowed"]),
+        ("requester", ["allowed", "allowed", "method_outside_scope", "not_provider"]),
+        ("other", ["no_grant", "grant_not_found", "no_grant", "not_provider"]),
+        ("authority", ["no_grant", "grant_not_found", "no_grant", "not_provider"]),
+        ("blocked", ["agent_blocked"; 4]),
+        ("unknown", ["unknown_agent"; 4]),
+    ];
+    assert_eq!(table, expected);
+}
+
 #[test]
 fn who_watches_sees_what_runs_and_what_passed() {
     let world = World::new();
