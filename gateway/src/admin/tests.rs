@@ -50,15 +50,21 @@ fn agency(temp: &tempfile::TempDir, dir: &std::path::Path) -> Command {
     Command::AgencyAdd { envelope: root.seal(&document).unwrap().to_json() }
 }
 
-/// A gateway that serves its control socket; ends when dropped.
+/// A gateway that serves its control socket.
 struct Serving {
     task: tokio::task::JoinHandle<()>,
-    _lock: std::fs::File,
+    state: Arc<SqliteState>,
+    lock: std::fs::File,
 }
 
-impl Drop for Serving {
-    fn drop(&mut self) {
+impl Serving {
+    /// Ends it as a process ends: nothing of it holds the socket, the database or, at last, the lock.
+    async fn end(self) {
         self.task.abort();
+        let ended = self.task.await;
+        assert!(ended.is_err_and(|e| e.is_cancelled()), "it served until now");
+        self.state.close().await;
+        drop(self.lock);
     }
 }
 
@@ -76,8 +82,9 @@ async fn serving(dir: &std::path::Path) -> Serving {
         folder.identity,
     );
     let socket = ControlSocket::bind(&layout).unwrap();
-    let task = tokio::spawn(socket.serve(Desk { registry: Arc::new(registry), state, running: None }));
-    Serving { task, _lock: lock }
+    let desk = Desk { registry: Arc::new(registry), state: state.clone(), running: None };
+    let task = tokio::spawn(socket.serve(desk));
+    Serving { task, state, lock }
 }
 
 #[tokio::test]
@@ -92,14 +99,14 @@ async fn a_command_is_done_here_or_by_the_gateway_that_runs() {
     assert_eq!(list["agencies"][0]["id"], AGENCY);
     let stopped = Command::Stop { selector: "all".into(), reason: "演练".into() };
     assert_eq!(run(&dir, stopped).await.unwrap()["status"], "stopped");
-    drop(serving);
-    // What is left of the socket keeps nobody out.
-    loop {
-        match run(&dir, Command::Check {}).await {
-            Ok(found) => break assert_eq!(found["stops"][0]["id"], "all"),
-            Err(failure) => assert_eq!(failure.code, 6, "{failure}"),
-        }
-    }
+    serving.end().await;
+    let found = run(&dir, Command::Check {}).await.unwrap();
+    assert_eq!(found["stops"][0]["id"], "all");
+    // What a killed gateway leaves of its socket keeps nobody out.
+    drop(std::os::unix::net::UnixListener::bind(Layout::new(&dir).control_socket()).unwrap());
+    assert!(Layout::new(&dir).control_socket().exists());
+    let found = run(&dir, Command::Check {}).await.unwrap();
+    assert_eq!(found["stops"][0]["id"], "all");
     let verified = run(&dir, Command::LedgerVerify { checkpoints: vec![] }).await.unwrap();
     assert_eq!(verified["size"], 3);
 }
