@@ -36,6 +36,7 @@ pub mod scope;
 pub mod session;
 pub mod spec;
 pub mod stream;
+pub mod thrift;
 pub mod views;
 pub mod wire;
 

@@ -4,6 +4,7 @@
 mod content;
 
 use lingqu_protocol::host::DiskFile;
+use lingqu_protocol::thrift::{Compact, FALSE, I32, STRUCT, Stop};
 use parquet::basic::Compression;
 use parquet::file::metadata::ParquetMetaData;
 
@@ -20,9 +21,6 @@ const HEADER_BYTES_MAX: usize = 4 << 20;
 
 /// Bytes that are read first: most headers have under a hundred.
 const HEADER_BYTES_FIRST: usize = 4 << 10;
-
-/// Structures within structures that a header may have; the format has four.
-const DEPTH_MAX: u32 = 16;
 
 /// Looks at every page's header.
 ///
@@ -96,154 +94,38 @@ struct Header {
     plain_bytes: u64,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Stop {
-    /// It goes on beyond the bytes at hand.
-    Short,
-    Bad(&'static str),
-}
-
 impl Header {
     /// Reads a `PageHeader` in Thrift's compact protocol.
     fn read(bytes: &[u8]) -> Result<Self, Stop> {
-        let mut thrift = Compact { bytes, at: 0 };
-        let (mut decompressed, mut stored, mut plain_bytes) = (None, None, 0);
-        let mut id: i64 = 0;
-        while let Some((delta, of)) = thrift.field()? {
-            id = match delta {
-                0 => thrift.zigzag()?,
-                delta => id + i64::from(delta),
-            };
+        let mut thrift = Compact::new(bytes);
+        let (mut decompressed, mut stored, mut plain) = (None, None, 0);
+        let mut last = 0;
+        while let Some((id, of)) = thrift.field(&mut last)? {
             match (id, of) {
-                (2, I32) => decompressed = Some(thrift.zigzag()?),
-                (3, I32) => stored = Some(thrift.zigzag()?),
-                (8, STRUCT) => plain_bytes = thrift.plain_bytes()?,
-                _ => thrift.skip(of, 0)?,
+                (2, I32) => decompressed = Some(thrift.number()?),
+                (3, I32) => stored = Some(thrift.number()?),
+                (8, STRUCT) => plain = plain_bytes(&mut thrift)?,
+                _ => thrift.skip(of)?,
             }
         }
         let size =
             |size: Option<i64>| size.and_then(|n| u64::try_from(n).ok()).ok_or(Stop::Bad("a page without a size"));
         let (decompressed_bytes, stored_bytes) = (size(decompressed)?, size(stored)?);
-        Ok(Self { bytes: thrift.at, decompressed_bytes, stored_bytes, plain_bytes })
+        Ok(Self { bytes: thrift.at(), decompressed_bytes, stored_bytes, plain_bytes: plain })
     }
 }
 
-const FALSE: u8 = 2;
-const I32: u8 = 5;
-const STRUCT: u8 = 12;
-
-/// Thrift's compact protocol, as far as one must know it to find the end of a structure.
-struct Compact<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Compact<'_> {
-    fn byte(&mut self) -> Result<u8, Stop> {
-        let byte = *self.bytes.get(self.at).ok_or(Stop::Short)?;
-        self.at += 1;
-        Ok(byte)
-    }
-
-    fn forward(&mut self, bytes: u64) -> Result<(), Stop> {
-        let bytes = usize::try_from(bytes).map_err(|_| Stop::Bad("a page's header with a length that nothing has"))?;
-        self.at = self.at.checked_add(bytes).filter(|at| *at <= self.bytes.len()).ok_or(Stop::Short)?;
-        Ok(())
-    }
-
-    /// How far the field's number is from the one before (0: it is said), and its type; none at the end of a structure.
-    fn field(&mut self) -> Result<Option<(u8, u8)>, Stop> {
-        match self.byte()? {
-            0 => Ok(None),
-            byte => Ok(Some((byte >> 4, byte & 0x0f))),
+/// What a `DataPageHeaderV2` says is not compressed: both kinds of levels, or all.
+fn plain_bytes(thrift: &mut Compact<'_>) -> Result<u64, Stop> {
+    let (mut last, mut bytes) = (0, 0u64);
+    while let Some((id, of)) = thrift.field(&mut last)? {
+        match (id, of) {
+            (5 | 6, I32) => bytes = bytes.saturating_add(u64::try_from(thrift.number()?).unwrap_or(u64::MAX)),
+            (7, FALSE) => bytes = u64::MAX,
+            _ => thrift.skip(of)?,
         }
     }
-
-    fn varint(&mut self) -> Result<u64, Stop> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(value);
-            }
-        }
-        Err(Stop::Bad("a page's header with a number that does not end"))
-    }
-
-    fn zigzag(&mut self) -> Result<i64, Stop> {
-        let value = self.varint()?;
-        Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())
-    }
-
-    /// What a `DataPageHeaderV2` says is not compressed: both kinds of levels, or all.
-    fn plain_bytes(&mut self) -> Result<u64, Stop> {
-        let (mut id, mut bytes) = (0i64, 0u64);
-        while let Some((delta, of)) = self.field()? {
-            id = match delta {
-                0 => self.zigzag()?,
-                delta => id + i64::from(delta),
-            };
-            match (id, of) {
-                (5 | 6, I32) => bytes = bytes.saturating_add(u64::try_from(self.zigzag()?).unwrap_or(u64::MAX)),
-                (7, FALSE) => bytes = u64::MAX,
-                _ => self.skip(of, 1)?,
-            }
-        }
-        Ok(bytes)
-    }
-
-    fn skip(&mut self, of: u8, depth: u32) -> Result<(), Stop> {
-        if depth > DEPTH_MAX {
-            return Err(Stop::Bad("a page's header that nests too deep"));
-        }
-        match of {
-            // A boolean's value is its type.
-            1 | 2 => Ok(()),
-            3 => self.forward(1),
-            4..=6 => self.varint().map(drop),
-            7 => self.forward(8),
-            8 => {
-                let bytes = self.varint()?;
-                self.forward(bytes)
-            }
-            9 | 10 => {
-                let head = self.byte()?;
-                let count = if head >> 4 == 0x0f { self.varint()? } else { u64::from(head >> 4) };
-                self.skip_many(count, &[head & 0x0f], depth)
-            }
-            11 => match self.varint()? {
-                0 => Ok(()),
-                count => {
-                    let types = self.byte()?;
-                    self.skip_many(count, &[types >> 4, types & 0x0f], depth)
-                }
-            },
-            12 => {
-                while let Some((delta, of)) = self.field()? {
-                    if delta == 0 {
-                        self.zigzag()?;
-                    }
-                    self.skip(of, depth + 1)?;
-                }
-                Ok(())
-            }
-            _ => Err(Stop::Bad("a page's header with a type that Thrift does not have")),
-        }
-    }
-
-    /// Elements of a list or pairs of a map. Each takes a byte at least, so their number ends with the bytes at hand.
-    fn skip_many(&mut self, count: u64, types: &[u8], depth: u32) -> Result<(), Stop> {
-        for _ in 0..count {
-            for of in types {
-                match of {
-                    1 | 2 => self.forward(1)?,
-                    of => self.skip(*of, depth + 1)?,
-                }
-            }
-        }
-        Ok(())
-    }
+    Ok(bytes)
 }
 
 #[cfg(test)]
