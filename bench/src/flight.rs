@@ -11,6 +11,7 @@ use crate::fanout;
 use crate::lineitem::{self, Format};
 use crate::program::Line;
 use crate::report::median;
+use crate::world::save;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -72,24 +73,20 @@ pub fn run(dir: &Path, options: Options) -> Result<Value, BenchError> {
 /// A CA, and a server's and a client's certificate under it.
 fn certificates(dir: &Path) -> Result<(), BenchError> {
     let failed = |e: rcgen::Error| BenchError::data("making certificates")(e);
-    let save = |name: &str, text: String| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).map_err(BenchError::io("writing", &path))
-    };
     let key = KeyPair::generate().map_err(failed)?;
     let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     // Names of their own: a leaf whose issuer has its own name counts as self-signed.
     params.distinguished_name.push(DnType::CommonName, "flight root");
     let ca = params.self_signed(&key).map_err(failed)?;
-    save("ca.pem", ca.pem())?;
+    save(dir, "ca.pem", &ca.pem())?;
     let issuer = Issuer::new(params, key);
     for name in ["server", "client"] {
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).map_err(failed)?;
         params.distinguished_name.push(DnType::CommonName, format!("flight {name}"));
-        save(&format!("{name}.pem"), params.signed_by(&key, &issuer).map_err(failed)?.pem())?;
-        save(&format!("{name}.key"), key.serialize_pem())?;
+        save(dir, &format!("{name}.pem"), &params.signed_by(&key, &issuer).map_err(failed)?.pem())?;
+        save(dir, &format!("{name}.key"), &key.serialize_pem())?;
     }
     Ok(())
 }

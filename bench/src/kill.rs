@@ -7,7 +7,7 @@ use crate::program::Running;
 use crate::scenario::only_file;
 use crate::seeded::{Seeded, b3sum, transfer_id, write_file};
 use crate::texts::{Asked, file_entry};
-use crate::world::{Agency, Founding, Programs, World, free_address};
+use crate::world::{Agency, Founding, Programs, World, free_address, save};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -225,12 +225,7 @@ enum Waited {
 }
 
 fn share(world: &World, authority: &Agency, provider: &Agency, requester: &Agency) -> Result<String, BenchError> {
-    let save = |name: &str, text: String| -> Result<PathBuf, BenchError> {
-        let path = world.dir.join(name);
-        std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
-        Ok(path)
-    };
-    world.publish(provider, authority, &save("entry.toml", file_entry("测试文件"))?, CODE)?;
+    world.publish(provider, authority, &save(&world.dir, "entry.toml", &file_entry("测试文件"))?, CODE)?;
     let asked = Asked {
         entry: CODE,
         basis: "测试",
@@ -240,7 +235,7 @@ fn share(world: &World, authority: &Agency, provider: &Agency, requester: &Agenc
         columns: &[],
         rows: None,
     };
-    world.grant(requester, provider, &save("application.toml", asked.to_toml())?)
+    world.grant(requester, provider, &save(&world.dir, "application.toml", &asked.to_toml())?)
 }
 
 /// Bytes of all files under `dir`. What disappears while it is counted counts for nothing.

@@ -6,7 +6,8 @@ use crate::error::{BenchError, check};
 use crate::kill::Side;
 use crate::program::Running;
 use crate::seeded::Seeded;
-use crate::world::{Agency, Founding, Programs, World};
+use crate::texts::flowing_entry;
+use crate::world::{Agency, FlowingBack, Programs, World, save};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -15,6 +16,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 const CODE: &str = "300002/000011";
+
+/// The entry's columns, and whether they are its key.
+const ITEMS: [(&str, &str, bool); 3] = [("region", "string", false), ("id", "int64", true), ("value", "int64", false)];
 
 /// The city whose rows flow back, and regions of rows: three of four are its own.
 const CITY: &str = "4403";
@@ -124,21 +128,7 @@ impl Model {
 pub fn run(dir: &Path, options: &Options) -> Result<Value, BenchError> {
     let mut world = World::create(&dir.join("world"), Programs::find()?)?;
     world.serve()?;
-    let found =
-        |label, name, authority, region, number| world.found(Founding { label, name, region, authority, number });
-    let authority = found("authority", "测试主管部门", true, "44:province", 1)?;
-    let provider = found("provider", "测试提供部门", false, "44:province", 2)?;
-    let receiver = found("receiver", "测试接收部门", false, "4403:city", 3)?;
-    let save = |name: &str, text: &str| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
-        Ok::<_, BenchError>(path)
-    };
-    world.publish(&provider, &authority, &save("entry.toml", &entry_toml())?, CODE)?;
-    let code = &receiver.code;
-    let list = format!("name = \"回流清单\"\n[[backflow]]\nentry = \"{CODE}\"\nto = [\"{code}\"]\nduty = \"测试\"\n");
-    let publish = world.agent(&authority, ["backflow-list", "publish"]).arg(save("list.toml", &list)?);
-    publish.arg("--key").arg(&authority.office_head).run(0)?;
+    let FlowingBack { provider, receiver } = world.flowing_back(dir, &flowing_entry(CODE, &ITEMS), CODE)?;
 
     let mut followers = vec![Follower {
         name: "folder",
@@ -159,7 +149,7 @@ pub fn run(dir: &Path, options: &Options) -> Result<Value, BenchError> {
     let mut gateway_kills = 0;
     for number in 0..options.kills {
         let (mode, text) = model.version(number, &mut random);
-        let file = save("rows.csv", &text)?;
+        let file = save(dir, "rows.csv", &text)?;
         let push = world.agent(&provider, ["push", "batch", CODE, "--mode", mode]).arg(file);
         push.run(0)?;
         sleep(Duration::from_millis(random.below(PAUSE_MS)));
@@ -224,19 +214,4 @@ fn arrived(follower: &mut Follower, world: &World, receiver: &Agency, version: u
         check(since.elapsed() < STUCK_AFTER, || format!("{} never holds version {version}", follower.name))?;
         sleep(Duration::from_millis(200));
     }
-}
-
-fn entry_toml() -> String {
-    let items = [("region", "string", "false"), ("id", "int64", "true"), ("value", "int64", "false")];
-    let items: String = items
-        .iter()
-        .map(|(name, of, key)| {
-            format!("\n[[items]]\nname = \"{name}\"\ntype = \"{of}\"\nkey = {key}\npersonal = false\n")
-        })
-        .collect();
-    format!(
-        "name = \"回流测试\"\ncode = \"{CODE}\"\nabstract = \"合成数据\"\nformat = \"table\"\nupdate_frequency = \"daily\"\n\
-         sharing_class = \"unconditional\"\nsharing_methods = [\"batch_exchange\"]\nregion_column = \"region\"\ngrade = \
-         \"general-1\"\n{items}"
-    )
 }

@@ -9,7 +9,7 @@ use crate::link::{Conditions, Link};
 use crate::program::Running;
 use crate::seeded::{Seeded, b3sum, transfer_id};
 use crate::texts::Asked;
-use crate::world::{Agency, Founding, Programs, World, free_address};
+use crate::world::{Agency, Founding, Programs, World, free_address, save};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -267,12 +267,7 @@ fn text(path: &Path) -> Result<&str, BenchError> {
 }
 
 fn share(world: &World, authority: &Agency, provider: &Agency, requester: &Agency) -> Result<String, BenchError> {
-    let save = |name: &str, text: String| -> Result<PathBuf, BenchError> {
-        let path = world.dir.join(name);
-        std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
-        Ok(path)
-    };
-    world.publish(provider, authority, &save("entry.toml", lineitem::entry_toml())?, CODE)?;
+    world.publish(provider, authority, &save(&world.dir, "entry.toml", &lineitem::entry_toml())?, CODE)?;
     let columns = lineitem::columns();
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let asked = Asked {
@@ -284,5 +279,5 @@ fn share(world: &World, authority: &Agency, provider: &Agency, requester: &Agenc
         columns: &columns,
         rows: None,
     };
-    world.grant(requester, provider, &save("application.toml", asked.to_toml())?)
+    world.grant(requester, provider, &save(&world.dir, "application.toml", &asked.to_toml())?)
 }

@@ -23,6 +23,7 @@ pub mod lineitem;
 pub mod link;
 pub mod lookups;
 pub mod outside;
+mod peers;
 pub mod program;
 pub mod report;
 pub mod revocation;

@@ -17,6 +17,27 @@ grade = \"general-1\"
     )
 }
 
+/// An entry of a table whose rows flow back by region: its columns' names and types, and whether they are its key.
+pub fn flowing_entry(code: &str, items: &[(&str, &str, bool)]) -> String {
+    let item = |(name, of, key): &(&str, &str, bool)| {
+        format!("\n[[items]]\nname = \"{name}\"\ntype = \"{of}\"\nkey = {key}\npersonal = false\n")
+    };
+    let items: String = items.iter().map(item).collect();
+    format!(
+        "\
+name = \"回流测试\"
+code = \"{code}\"
+abstract = \"合成数据\"
+format = \"table\"
+update_frequency = \"daily\"
+sharing_class = \"unconditional\"
+sharing_methods = [\"batch_exchange\"]
+region_column = \"region\"
+grade = \"general-1\"
+{items}"
+    )
+}
+
 /// What an application asks for.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
@@ -73,6 +94,8 @@ mod tests {
     #[test]
     fn they_are_what_the_programs_read() {
         EntrySpec::parse(&file_entry("文件")).unwrap();
+        EntrySpec::parse(&flowing_entry("300002/000011", &[("region", "string", false), ("id", "int64", true)]))
+            .unwrap();
         let asked = Asked {
             entry: "307010/000001",
             basis: "办法",

@@ -65,6 +65,15 @@ pub struct Founding<'a> {
     pub number: u32,
 }
 
+/// Who gives and who gets in a world where rows flow back.
+#[derive(Clone, Debug)]
+pub struct FlowingBack {
+    /// Provides the entry.
+    pub provider: Agency,
+    /// Gets the rows of its region.
+    pub receiver: Agency,
+}
+
 /// The world.
 #[derive(Debug)]
 pub struct World {
@@ -224,6 +233,39 @@ impl World {
         Ok(id)
     }
 
+    /// An authority, a provider of an entry, and a city's agency to which a published list lets its rows flow back. Their
+    /// documents are written in `dir`.
+    ///
+    /// # Errors
+    /// When a program or a file fails.
+    pub fn flowing_back(&self, dir: &Path, entry: &str, code: &str) -> Result<FlowingBack, BenchError> {
+        let found =
+            |label, name, authority, region, number| self.found(Founding { label, name, region, authority, number });
+        let authority = found("authority", "测试主管部门", true, "44:province", 1)?;
+        let provider = found("provider", "测试提供部门", false, "44:province", 2)?;
+        let receiver = found("receiver", "测试接收部门", false, "4403:city", 3)?;
+        self.publish(&provider, &authority, &save(dir, "entry.toml", entry)?, code)?;
+        self.list_receivers(dir, &authority, code, &[&receiver.code])?;
+        Ok(FlowingBack { provider, receiver })
+    }
+
+    /// The authority publishes that an entry's rows flow back to these agencies, by their codes.
+    ///
+    /// # Errors
+    /// When a program or a file fails.
+    pub fn list_receivers(
+        &self,
+        dir: &Path,
+        authority: &Agency,
+        entry: &str,
+        receivers: &[&str],
+    ) -> Result<(), BenchError> {
+        let named = receivers.iter().map(|code| format!("\"{code}\"")).collect::<Vec<_>>().join(", ");
+        let list = format!("name = \"回流清单\"\n[[backflow]]\nentry = \"{entry}\"\nto = [{named}]\nduty = \"测试\"\n");
+        let publish = self.agent(authority, ["backflow-list", "publish"]).arg(save(dir, "list.toml", &list)?);
+        publish.arg("--key").arg(&authority.office_head).run(0).map(drop)
+    }
+
     /// The requester applies and the provider answers with yes. Gives the grant's id.
     ///
     /// # Errors
@@ -234,6 +276,16 @@ impl World {
         let answer = self.agent(provider, ["answer", &application, "--approve"]);
         id_of(&answer.arg("--key").arg(&provider.office_head).run(0)?)
     }
+}
+
+/// Writes a text where it can be named to a program.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn save(dir: &Path, name: &str, text: &str) -> Result<PathBuf, BenchError> {
+    let path = dir.join(name);
+    std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
+    Ok(path)
 }
 
 /// The field `id` of what a program made.

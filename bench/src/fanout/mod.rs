@@ -23,13 +23,12 @@ use self::peer::{Order, Setting};
 use self::subscriber::{Kind, Told};
 use self::world::{Fan, Subscribing};
 use crate::error::{BenchError, check};
+use crate::peers::Process;
 use crate::report::Scenario;
 use crate::usage;
 use measured::Counters;
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Processes of live subscribers.
@@ -207,9 +206,7 @@ fn peers(fan: &Fan) -> Result<Vec<Peer>, BenchError> {
 
 /// A process of subscribers.
 struct Peer {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    process: Process,
     kind: Kind,
     of: Vec<Subscribing>,
 }
@@ -218,34 +215,15 @@ impl Peer {
     fn start(fan: &Fan, number: u8, kind: Kind, of: Vec<Subscribing>) -> Result<Self, BenchError> {
         let gateway = fan.world.address.parse().map_err(BenchError::data("the gateway's address"))?;
         let setting = Setting { number, gateway, entry: world::CODE.to_owned(), kind };
-        let setting = serde_json::to_string(&setting).map_err(BenchError::data("a peer's setting"))?;
-        let me = std::env::current_exe().map_err(BenchError::system("finding this program"))?;
-        let mut command = Command::new(me);
-        command.args(["backflow-peer", "--setting", &setting]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(BenchError::system("starting a peer"))?;
-        let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(BenchError::Wrong("a peer has no pipes".to_owned()));
-        };
-        Ok(Self { child, orders, answers: BufReader::new(answers), kind, of })
+        Ok(Self { process: Process::start("backflow-peer", &setting)?, kind, of })
     }
 
     fn order(&mut self, order: &Order) -> Result<(), BenchError> {
-        let line = serde_json::to_string(order).map_err(BenchError::data("an order"))? + "\n";
-        self.orders.write_all(line.as_bytes()).map_err(BenchError::system("giving an order"))
+        self.process.order(order)
     }
 
     fn answer<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, BenchError> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).map_err(BenchError::system("reading a peer's answer"))?;
-        serde_json::from_str(&line).map_err(BenchError::data("a peer's answer"))
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Ended already, or ended now.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.process.answer()
     }
 }
 

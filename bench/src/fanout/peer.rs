@@ -3,9 +3,9 @@
 
 use super::subscriber::{Kind, Subscriber, Told, join};
 use crate::error::BenchError;
+use crate::peers::{orders, say};
 use lingqu_certs::quic::{self, Limits};
 use serde::{Deserialize, Serialize};
-use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
@@ -106,24 +106,4 @@ async fn ended(work: &mut JoinSet<Result<(), BenchError>>) -> BenchError {
         }
     }
     BenchError::Wrong("a subscriber ended".to_owned())
-}
-
-/// Lines of standard input, read by a thread of its own.
-fn orders() -> tokio::sync::mpsc::Receiver<String> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines() {
-            // Without a line or a reader there is nothing more to do.
-            let Ok(line) = line else { return };
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn say(json: &serde_json::Value) -> Result<(), BenchError> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{json}").and_then(|()| out.flush()).map_err(BenchError::system("answering"))
 }

@@ -8,7 +8,7 @@ use super::{LOOK_EVERY, Peer};
 use crate::decide::Times;
 use crate::error::{BenchError, check};
 use crate::lineitem::{self, Format};
-use crate::world::{Founding, Programs, World};
+use crate::world::{FlowingBack, Programs, World, save};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -34,21 +34,7 @@ pub struct Timely {
 pub fn timeliness(dir: &Path, options: Timely) -> Result<Value, BenchError> {
     let mut world = World::create(&dir.join("world"), Programs::find()?)?;
     world.serve()?;
-    let found =
-        |label, name, authority, region, number| world.found(Founding { label, name, region, authority, number });
-    let authority = found("authority", "测试主管部门", true, "44:province", 1)?;
-    let provider = found("provider", "测试提供部门", false, "44:province", 2)?;
-    let receiver = found("receiver", "测试接收部门", false, "4403:city", 3)?;
-    let save = |name: &str, text: &str| {
-        let path = dir.join(name);
-        std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
-        Ok::<_, BenchError>(path)
-    };
-    world.publish(&provider, &authority, &save("entry.toml", &super::world::entry_toml())?, CODE)?;
-    let code = &receiver.code;
-    let list = format!("name = \"回流清单\"\n[[backflow]]\nentry = \"{CODE}\"\nto = [\"{code}\"]\nduty = \"测试\"\n");
-    let publish = world.agent(&authority, ["backflow-list", "publish"]).arg(save("list.toml", &list)?);
-    publish.arg("--key").arg(&authority.office_head).run(0)?;
+    let FlowingBack { provider, receiver } = world.flowing_back(dir, &super::world::entry_toml(), CODE)?;
     let follower = world.agent(&receiver, ["backflow", CODE, "--follow", "--out"]).arg(dir.join("rows")).start()?;
     let mut times = Times::default();
     for version in 1..=options.versions {
@@ -59,7 +45,7 @@ pub fn timeliness(dir: &Path, options: Timely) -> Result<Value, BenchError> {
             let _ = writeln!(text, "44030{},{id},登记主体{id:012},{}", 3 + row % 3, row * 7919);
         }
         let mode = if version == 1 { "full" } else { "append" };
-        let file = save("rows.csv", &text)?;
+        let file = save(dir, "rows.csv", &text)?;
         world.agent(&provider, ["push", "batch", CODE, "--mode", mode]).arg(file).run(0)?;
         times.add(durable(&world, version)?);
     }

@@ -4,7 +4,8 @@ use super::subscriber::Kind;
 use crate::error::{BenchError, check};
 use crate::lineitem::county_codes;
 use crate::seeded::Seeded;
-use crate::world::{Agency, Founding, Programs, World, credit_code, text_with};
+use crate::texts::flowing_entry;
+use crate::world::{Agency, Founding, Programs, World, credit_code, save, text_with};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use lingqu_protocol::region::RegionTable;
 use parquet::arrow::ArrowWriter;
@@ -74,12 +75,7 @@ impl Fan {
         };
         let authority = found("authority", "测试主管部门", true, 1)?;
         let provider = found("provider", "测试提供部门", false, 2)?;
-        let save = |name: &str, text: &str| {
-            let path = dir.join(name);
-            std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
-            Ok::<_, BenchError>(path)
-        };
-        world.publish(&provider, &authority, &save("entry.toml", entry)?, CODE)?;
+        world.publish(&provider, &authority, &save(dir, "entry.toml", entry)?, CODE)?;
 
         let mut lines = "code,name,region,level,duties,parent,authority\n".to_owned();
         let mut codes = Vec::new();
@@ -92,12 +88,10 @@ impl Fan {
             let _ = writeln!(lines, "{code},{region}测试接收部门,{region},{level},,,false");
             codes.push(code);
         }
-        let file = save("agencies.csv", &lines)?;
+        let file = save(dir, "agencies.csv", &lines)?;
         world.operator(["agency", "import"]).arg(file).arg("--root").arg(world.root()).run(0)?;
-        let named = codes.iter().map(|code| format!("\"{code}\"")).collect::<Vec<_>>().join(", ");
-        let list = format!("name = \"回流清单\"\n[[backflow]]\nentry = \"{CODE}\"\nto = [{named}]\nduty = \"测试\"\n");
-        let publish = world.agent(&authority, ["backflow-list", "publish"]).arg(save("list.toml", &list)?);
-        publish.arg("--key").arg(&authority.office_head).run(0)?;
+        let named: Vec<&str> = codes.iter().map(String::as_str).collect();
+        world.list_receivers(dir, &authority, CODE, &named)?;
         let invitations = invite(&world.gateway_dir().join("control.sock"), &codes)?;
         let subscribers = regions.iter().zip(codes).zip(invitations).map(|(((region, kind), code), invitation)| {
             Subscribing { code, region: (*region).to_owned(), kind: *kind, invitation }
@@ -215,15 +209,7 @@ fn invite(socket: &Path, codes: &[String]) -> Result<Vec<String>, BenchError> {
 /// The entry of the rows that are made here.
 pub(super) fn entry_toml() -> String {
     let items = [("region", "string"), ("id", "int64"), ("name", "string"), ("amount", "int64")];
-    let items: String = items
-        .iter()
-        .map(|(name, of)| format!("\n[[items]]\nname = \"{name}\"\ntype = \"{of}\"\npersonal = false\n"))
-        .collect();
-    format!(
-        "name = \"回流测试\"\ncode = \"{CODE}\"\nabstract = \"合成数据\"\nformat = \"table\"\nupdate_frequency = \"daily\"\n\
-         sharing_class = \"unconditional\"\nsharing_methods = [\"batch_exchange\"]\nregion_column = \"region\"\ngrade = \
-         \"general-1\"\n{items}"
-    )
+    flowing_entry(CODE, &items.map(|(name, of)| (name, of, false)))
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ pub use peer::run as peer;
 
 use self::peer::{Order, Setting, Told};
 use crate::error::{BenchError, check};
+use crate::peers::Process;
 use crate::program::Line;
 use crate::report::Scenario;
 use crate::scenario::Trade;
@@ -30,9 +31,7 @@ use crate::world::{Agency, Programs};
 use judge::{Moments, Round};
 use lingqu_certs::moments::now_ns;
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -186,7 +185,7 @@ fn round(
         let share = |all: usize| all / half + usize::from(i / 2 < all % half);
         let (pulls, pushes) = if peer.pulls { (share(pulls), 0) } else { (0, share(transfers - pulls)) };
         let target = if peer.pulls { grant } else { CODE }.to_owned();
-        peer.order(&Order::Start { pulls, pushes, target, push_bytes: bytes })?;
+        peer.process.order(&Order::Start { pulls, pushes, target, push_bytes: bytes })?;
     }
     let rates = load(peers, pulls)?;
     let scheduler = Lateness::watch();
@@ -196,7 +195,7 @@ fn round(
     std::thread::sleep(Duration::from_millis(500));
     let mut told: Vec<Told> = Vec::new();
     for peer in peers.iter_mut() {
-        told.extend(peer.ask::<Vec<Told>>(&Order::Tell)?);
+        told.extend(peer.process.ask::<Vec<Told>>(&Order::Tell)?);
     }
     let late = scheduler.end();
     let resume = trade.world.operator(["resume", "--entry", &trade.entry_id(CODE)?, "--reason", "测试恢复"]);
@@ -218,7 +217,7 @@ fn load(peers: &mut [Peer], pulls: usize) -> Result<Vec<f64>, BenchError> {
         std::thread::sleep(LOOK_EVERY);
         let (mut bytes, mut moving) = (0, 0);
         for peer in peers.iter_mut() {
-            let count: Value = peer.ask(&Order::Count)?;
+            let count: Value = peer.process.ask(&Order::Count)?;
             bytes += count["bytes"].as_u64().unwrap_or(0);
             moving += if peer.pulls { count["moving"].as_u64().unwrap_or(0) as usize } else { 0 };
         }
@@ -265,9 +264,7 @@ impl Lateness {
 
 /// A process with an agent of its own.
 struct Peer {
-    child: Child,
-    orders: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    process: Process,
     pulls: bool,
 }
 
@@ -280,40 +277,8 @@ impl Peer {
         Line::new(&trade.world.programs.agent).arg("--profile").arg(&profile).args(["join", &invitation]).run(0)?;
         let gateway = trade.world.address.parse().map_err(BenchError::data("the gateway's address"))?;
         let setting = Setting { profile, domain: crate::world::DOMAIN.to_owned(), gateway, connections: CONNECTIONS };
-        let setting = serde_json::to_string(&setting).map_err(BenchError::data("a peer's setting"))?;
-        let me = std::env::current_exe().map_err(BenchError::system("finding this program"))?;
-        let mut command = Command::new(me);
-        command.args(["revocation-peer", "--setting", &setting]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().map_err(BenchError::system("starting a peer"))?;
-        let (Some(orders), Some(answers)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(BenchError::Wrong("a peer has no pipes".to_owned()));
-        };
-        let mut peer = Self { child, orders, answers: BufReader::new(answers), pulls: number.is_multiple_of(2) };
-        peer.answer::<Value>()?;
-        Ok(peer)
-    }
-
-    fn order(&mut self, order: &Order) -> Result<(), BenchError> {
-        let line = serde_json::to_string(order).map_err(BenchError::data("an order"))? + "\n";
-        self.orders.write_all(line.as_bytes()).map_err(BenchError::system("giving an order"))
-    }
-
-    fn ask<T: serde::de::DeserializeOwned>(&mut self, order: &Order) -> Result<T, BenchError> {
-        self.order(order)?;
-        self.answer()
-    }
-
-    fn answer<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, BenchError> {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).map_err(BenchError::system("reading a peer's answer"))?;
-        serde_json::from_str(&line).map_err(BenchError::data("a peer's answer"))
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        // Ended already, or ended now.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut process = Process::start("revocation-peer", &setting)?;
+        process.answer::<Value>()?;
+        Ok(Self { process, pulls: number.is_multiple_of(2) })
     }
 }

@@ -2,6 +2,7 @@
 //! and writes down when the last byte of each stream came and when each transfer heard that it was cut.
 
 use crate::error::BenchError;
+use crate::peers::{orders, say};
 use bytes::Bytes;
 use lingqu_agent::connect::{ControlStream, Session};
 use lingqu_agent::error::AgentError;
@@ -22,7 +23,6 @@ use lingqu_protocol::wire::{
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -145,21 +145,6 @@ pub async fn run(setting: &str) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Lines of standard input, read by a thread of its own.
-fn orders() -> tokio::sync::mpsc::Receiver<String> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(1);
-    std::thread::spawn(move || {
-        for line in std::io::stdin().lines() {
-            // Without a line or a reader there is nothing more to do.
-            let Ok(line) = line else { return };
-            if sender.blocking_send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
 async fn ended(transfer: Running) -> Told {
     let Running { is_pull, address, flow, ended } = transfer;
     let (cut_ns, word, complete) = match tokio::time::timeout(REASON_WAIT, ended).await {
@@ -178,11 +163,6 @@ async fn ended(transfer: Running) -> Told {
         word,
         complete,
     }
-}
-
-fn say(json: &serde_json::Value) -> Result<(), BenchError> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{json}").and_then(|()| out.flush()).map_err(BenchError::system("answering"))
 }
 
 async fn dial(setting: &Setting) -> Result<(Arc<Connection>, quinn::Endpoint), BenchError> {

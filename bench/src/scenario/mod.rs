@@ -19,10 +19,10 @@ use crate::report::{Sample, Scenario, floors, missed};
 use crate::revocation;
 use crate::texts::{Asked, file_entry};
 use crate::usage;
-use crate::world::{Agency, Founding, Programs, World};
+use crate::world::{Agency, Founding, Programs, World, save};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The agent's memory budget, whatever the size of a transfer.
@@ -254,14 +254,10 @@ impl Trade {
 
     /// Publishes `entry` under `code` and gives the requester what is `asked`.
     pub(crate) fn share(&self, code: &str, entry: &str, asked: Asked<'_>) -> Result<String, BenchError> {
-        let save = |name: &str, text: &str| -> Result<PathBuf, BenchError> {
-            let path = self.world.dir.join(name);
-            std::fs::write(&path, text).map_err(BenchError::io("writing", &path))?;
-            Ok(path)
-        };
-        let id = self.world.publish(&self.provider, &self.authority, &save("entry.toml", entry)?, code)?;
+        let dir = &self.world.dir;
+        let id = self.world.publish(&self.provider, &self.authority, &save(dir, "entry.toml", entry)?, code)?;
         self.entries.borrow_mut().insert(code.to_owned(), id);
-        self.world.grant(&self.requester, &self.provider, &save("application.toml", &asked.to_toml())?)
+        self.world.grant(&self.requester, &self.provider, &save(dir, "application.toml", &asked.to_toml())?)
     }
 
     /// The id of an entry that was shared.
