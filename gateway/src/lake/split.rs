@@ -1,8 +1,11 @@
 //! Rows of one step between versions, read once and put in order by region, so that any number of subscribers get their
 //! own without anything being read or decoded again. A small step lies in memory, a large one beside the lake as Arrow
-//! messages, one for each run of a region; from there a slice is exactly the bytes of its own rows. What lies in memory can
-//! be moved beside the lake at any time ([`Held::move_out`]): who reads a slice of it does not notice.
+//! messages, one for each run of a region; from there a slice is exactly the bytes of its own rows. As many rows as memory
+//! allows are gathered before they are put in order: of thousands of regions each has few rows in what is read at a time,
+//! and a message of few rows is mostly its head. What lies in memory can be moved beside the lake at any time
+//! ([`Held::move_out`]): who reads a slice of it does not notice.
 
+mod gathered;
 mod held;
 mod slice;
 mod tap;
@@ -19,6 +22,7 @@ use arrow::array::{Array as _, RecordBatch};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
+use gathered::{Gathered, Merged};
 use held::Block;
 use lingqu_protocol::backflow::RegionSlice;
 use lingqu_protocol::ipc::Encoder;
@@ -29,7 +33,8 @@ use std::sync::Arc;
 /// Prefix of what is kept beside the lake. It can be made again from the lake, so a start removes all of it.
 pub const SPLITS: &str = "splits";
 
-/// Bytes of a step that stay in memory; what is more goes beside the lake.
+/// Bytes of a step that stay in memory, and that are gathered before they are put in order; what is more goes beside the
+/// lake.
 pub const MEMORY_BYTES: usize = 12 << 20;
 
 /// Bytes of one object beside the lake: one sync for so much.
@@ -45,7 +50,7 @@ const RUN_ROWS_MAX: usize = 1 << 16;
 #[derive(Clone, Copy, Debug)]
 struct Run {
     code: RegionCode,
-    /// Which batch of those that were read it came with.
+    /// The last batch of those that were read of which it has rows.
     batch: u32,
     block: u32,
     /// The first row in its block.
@@ -80,6 +85,7 @@ pub struct Splitter {
     blocks: Vec<Block>,
     rows: u64,
     batches: u32,
+    gathered: Gathered,
     memory_bytes: usize,
     memory_bytes_max: usize,
     disk_bytes: u64,
@@ -105,6 +111,7 @@ impl Splitter {
             blocks: Vec::new(),
             rows: 0,
             batches: 0,
+            gathered: Gathered::default(),
             memory_bytes: 0,
             memory_bytes_max: MEMORY_BYTES,
             disk_bytes: 0,
@@ -130,28 +137,45 @@ impl Splitter {
             Some(order) => take_record_batch(batch, &order).map_err(|e| LakeError::columns("splitting rows", e))?,
             None => batch.clone(),
         };
-        let bytes = sorted.get_array_memory_size();
-        let in_memory = self.memory_bytes + bytes <= self.memory_bytes_max && self.disk_bytes == 0;
-        let (batch, block) = (self.batches, self.blocks.len() as u32);
-        let cut = cut(&sorted, &placed);
-        let index_bytes = cut.len() * size_of::<Run>();
-        for (code, start, rows) in cut {
-            self.rows += u64::from(rows);
-            let run = Run { code, batch, block, start, rows, message: None };
-            if in_memory {
-                self.runs.push(run);
-            } else {
-                self.spill(&sorted.slice(start as usize, rows as usize), run).await?;
-            }
+        if let Some(tap) = &self.tap
+            && !tap.offer(self.batches, &sorted, &placed)?
+        {
+            // What was handed on is whole runs.
+            self.tap = None;
+            self.close().await?;
         }
-        if let Some(tap) = &mut self.tap {
-            tap.offer(batch, &sorted, &placed)?;
-        }
-        if in_memory {
-            self.memory_bytes += bytes + index_bytes;
-            self.blocks.push(Block::Memory(sorted));
-        }
+        self.rows += self.gathered.add(sorted, &placed);
         self.batches += 1;
+        if self.gathered.bytes() > self.memory_bytes_max {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts in order what was gathered, in memory where it is little and all that there is.
+    async fn close(&mut self) -> Result<(), LakeError> {
+        let bytes = self.gathered.bytes();
+        let Some(Merged { rows, regions }) = std::mem::take(&mut self.gathered).merged()? else { return Ok(()) };
+        let in_memory = self.disk_bytes == 0 && self.memory_bytes + bytes <= self.memory_bytes_max;
+        let (batch, block) = (self.batches.saturating_sub(1), self.blocks.len() as u32);
+        let cut = cut(&rows, regions.into_iter());
+        if in_memory {
+            self.memory_bytes += rows.get_array_memory_size() + cut.len() * size_of::<Run>();
+            self.runs.extend(cut.into_iter().map(|(code, start, rows)| Run {
+                code,
+                batch,
+                block,
+                start,
+                rows,
+                message: None,
+            }));
+            self.blocks.push(Block::Memory(rows));
+            return Ok(());
+        }
+        for (code, start, count) in cut {
+            let run = Run { code, batch, block, start, rows: count, message: None };
+            self.spill(&rows.slice(start as usize, count as usize), run).await?;
+        }
         Ok(())
     }
 
@@ -182,6 +206,7 @@ impl Splitter {
     /// # Errors
     /// No room beside the lake.
     pub async fn finish(mut self) -> Result<Split, LakeError> {
+        self.close().await?;
         if self.pending_bytes > 0 {
             self.flush().await?;
         }
@@ -192,20 +217,17 @@ impl Splitter {
     }
 }
 
-/// The runs of rows that lie by their regions: region, first row, rows. Those without a region are in none.
-fn cut(rows: &RecordBatch, placed: &Placed) -> Vec<(RegionCode, u32, u32)> {
+/// The runs of rows that lie by these regions, of which each has so many: region, first row, rows.
+fn cut(rows: &RecordBatch, regions: impl Iterator<Item = (RegionCode, u32)>) -> Vec<(RegionCode, u32, u32)> {
     let most = (RUN_BYTES_MAX / row_bytes(rows).max(1)).clamp(1, RUN_ROWS_MAX) as u32;
     let (mut runs, mut start) = (Vec::new(), 0u32);
-    for (code, count) in placed.runs() {
+    for (code, count) in regions {
         let end = start + count;
-        if let Ok(code) = code.parse::<RegionCode>() {
-            while start < end {
-                let rows = most.min(end - start);
-                runs.push((code, start, rows));
-                start += rows;
-            }
+        while start < end {
+            let rows = most.min(end - start);
+            runs.push((code, start, rows));
+            start += rows;
         }
-        start = end;
     }
     runs
 }

@@ -107,7 +107,8 @@ impl Held {
         encoder.schema().map_err(failed)?;
         let (mut pieces, mut messages, mut offset) = (Vec::new(), Vec::new(), 0usize);
         let placed = Placed::of(rows, Some(self.region), 0)?;
-        for (_, start, count) in cut(rows, &placed) {
+        let regions = placed.runs().filter_map(|(code, count)| Some((code.parse().ok()?, count)));
+        for (_, start, count) in cut(rows, regions) {
             let (of, bytes, digest) = message(&mut encoder, &rows.slice(start as usize, count as usize))?;
             messages.push(((at as u32, start), Message { at: offset as u32, bytes: bytes as u32, digest }));
             pieces.extend(of);

@@ -18,7 +18,7 @@ const WAITING_MAX: usize = 2;
 /// The end that rows are handed to.
 pub struct Tap {
     of: RegionSlice,
-    sender: Option<mpsc::Sender<RecordBatch>>,
+    sender: mpsc::Sender<RecordBatch>,
     through: Arc<AtomicU32>,
 }
 
@@ -32,13 +32,12 @@ pub struct Tapped {
 pub fn tap(of: RegionSlice) -> (Tap, Tapped) {
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     let through = Arc::new(AtomicU32::new(0));
-    (Tap { of, sender: Some(sender), through: Arc::clone(&through) }, Tapped { receiver, through })
+    (Tap { of, sender, through: Arc::clone(&through) }, Tapped { receiver, through })
 }
 
 impl Tap {
-    /// Hands on what of a batch belongs to the slice.
-    pub(super) fn offer(&mut self, batch: u32, rows: &RecordBatch, placed: &Placed) -> Result<(), LakeError> {
-        let Some(sender) = &self.sender else { return Ok(()) };
+    /// Hands on what of a batch belongs to the slice; gives whether it did, and the next batch may come.
+    pub(super) fn offer(&self, batch: u32, rows: &RecordBatch, placed: &Placed) -> Result<bool, LakeError> {
         let (mut mine, mut start) = (Vec::new(), 0usize);
         for (code, count) in placed.runs() {
             if code.parse::<RegionCode>().is_ok_and(|code| self.of.contains(code)) {
@@ -48,14 +47,13 @@ impl Tap {
         }
         if !mine.is_empty() {
             let joined = concat_batches(&rows.schema(), &mine).map_err(|e| LakeError::columns("splitting rows", e))?;
-            if sender.try_send(scrub_batch(&joined)?).is_err() {
+            if self.sender.try_send(scrub_batch(&joined)?).is_err() {
                 // It is slow, or gone: from here on it reads the split as everybody does.
-                self.sender = None;
-                return Ok(());
+                return Ok(false);
             }
         }
         self.through.store(batch + 1, Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 }
 
