@@ -150,7 +150,7 @@ impl Disk for OsDisk {
             let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
             match file.try_lock() {
                 // Its holder may have removed it between our opening and locking it: that one is no lock any more.
-                Ok(()) if is_at(&file, path)? => return Ok(Some(Box::new(OsLock { _file: file }))),
+                Ok(()) if is_at(&file, path)? => return Ok(Some(Box::new(OsLock { file }))),
                 Ok(()) => {}
                 // Somebody who looks whether it is held has it for a moment.
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
@@ -167,7 +167,7 @@ impl Disk for OsDisk {
             Err(error) => return Err(error),
         };
         match file.try_lock_shared() {
-            Ok(()) => Ok(false),
+            Ok(()) => file.unlock().map(|()| false),
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
@@ -175,10 +175,18 @@ impl Disk for OsDisk {
 }
 
 struct OsLock {
-    _file: File,
+    file: File,
 }
 
 impl DiskLock for OsLock {}
+
+impl Drop for OsLock {
+    fn drop(&mut self) {
+        // Closing alone is not enough: a program that another thread starts holds a copy of the file until it has begun.
+        // Where it cannot be unlocked, closing is all there is.
+        let _ = self.file.unlock();
+    }
+}
 
 /// Whether `path` still names this file.
 fn is_at(file: &File, path: &Path) -> io::Result<bool> {

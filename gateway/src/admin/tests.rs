@@ -10,7 +10,7 @@ use lingqu_certs::key::SigningKey;
 use lingqu_certs::os::{OsEntropy, SystemClock};
 use lingqu_certs::root::Root;
 use lingqu_protocol::documents::{AgencyBody, Document};
-use lingqu_protocol::host::Clock as _;
+use lingqu_protocol::host::{Clock as _, DiskLock};
 use lingqu_protocol::ids::DocumentId;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ fn agency(temp: &tempfile::TempDir, dir: &std::path::Path) -> Command {
 struct Serving {
     task: tokio::task::JoinHandle<()>,
     state: Arc<SqliteState>,
-    lock: std::fs::File,
+    lock: Box<dyn DiskLock>,
 }
 
 impl Serving {

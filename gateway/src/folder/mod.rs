@@ -9,16 +9,15 @@ pub use init::{Made, init};
 use crate::config::{Config, ConfigError};
 use crate::registry::Identity;
 use lingqu_certs::ca::{Authority, CaError};
-use lingqu_certs::chain::Validity;
+use lingqu_certs::chain::{self, Validity};
 use lingqu_certs::document::{DocumentError, payload_digest};
 use lingqu_certs::key::{KeyError, PublicKey, SigningKey};
+use lingqu_certs::os::{self, OsDisk};
 use lingqu_certs::root::{RootError, open_as_root};
-use lingqu_certs::{chain, os};
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::documents::{Document, GatewayBody};
 use lingqu_protocol::dsse::{ENVELOPE_TEXT_BYTES_MAX, Envelope, EnvelopeError};
-use lingqu_protocol::host::{Entropy, Timestamp};
-use std::fs::File;
+use lingqu_protocol::host::{Disk as _, DiskLock, Entropy, Timestamp};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -230,23 +229,14 @@ impl Folder {
         Ok(Self { layout, config, identity, ca, receipt_key })
     }
 
-    /// Takes the folder for this process, until the file is dropped.
+    /// Takes the folder for this process, until the lock is dropped.
     ///
     /// # Errors
     /// [`FolderError::Locked`] where another process has it.
-    pub fn lock(layout: &Layout) -> Result<File, FolderError> {
+    pub fn lock(layout: &Layout) -> Result<Box<dyn DiskLock>, FolderError> {
         let path = layout.lock();
-        let mut options = File::options();
-        // The file's content is of no use; that it is there is not the lock.
-        options.create(true).truncate(false).write(true);
-        let file = options.open(&path).map_err(io_error("opening", &path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(std::fs::TryLockError::WouldBlock) => Err(FolderError::Locked(layout.dir().display().to_string())),
-            Err(std::fs::TryLockError::Error(source)) => {
-                Err(FolderError::Io { what: format!("locking {}", path.display()), source })
-            }
-        }
+        let lock = OsDisk.lock(&path).map_err(io_error("locking", &path))?;
+        lock.ok_or_else(|| FolderError::Locked(layout.dir().display().to_string()))
     }
 
     /// Makes the gateway's own certificate anew where two thirds of its life are over, or where it is missing. Says
