@@ -122,13 +122,40 @@ pub type ChunkValue = [u8; 32];
 
 /// The value of chunk `index` of a file of `file_bytes`.
 pub fn chunk_value(data: &[u8], index: u64, file_bytes: u64) -> ChunkValue {
-    if file_bytes <= CHUNK_BYTES {
-        return *blake3::hash(data).as_bytes();
+    let mut chunk = ChunkHasher::new(index, file_bytes);
+    chunk.update(data);
+    chunk.value()
+}
+
+/// The value of a chunk whose bytes come one after the other.
+#[derive(Clone, Debug)]
+pub struct ChunkHasher {
+    hasher: blake3::Hasher,
+    is_file: bool,
+}
+
+impl ChunkHasher {
+    /// Of chunk `index` of a file of `file_bytes`.
+    pub fn new(index: u64, file_bytes: u64) -> Self {
+        let is_file = file_bytes <= CHUNK_BYTES;
+        let mut hasher = blake3::Hasher::new();
+        if !is_file {
+            hasher.set_input_offset(index * CHUNK_BYTES);
+        }
+        Self { hasher, is_file }
     }
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(index * CHUNK_BYTES);
-    hasher.update(data);
-    hasher.finalize_non_root()
+
+    /// Takes up the bytes that follow.
+    pub fn update(&mut self, data: &[u8]) {
+        self.hasher.update(data);
+    }
+
+    /// Of the bytes so far.
+    pub fn value(&self) -> ChunkValue {
+        // A part of a tree has bytes; what has none is no chunk, and fits no value of one.
+        let is_tree = self.is_file || self.hasher.count() == 0;
+        if is_tree { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() }
+    }
 }
 
 /// Chunks in a file of `file_bytes`; an empty file has one empty chunk.
@@ -218,6 +245,21 @@ mod tests {
             let data = pattern(len);
             assert_eq!(by_chunks(&data), Some(Digest::blake3(&data)), "{len} bytes");
         }
+    }
+
+    #[test]
+    fn a_chunk_has_the_same_value_in_whatever_pieces_it_comes() {
+        let data = pattern(CHUNK_BYTES as usize);
+        for (index, file_bytes) in [(0, CHUNK_BYTES), (0, 3 * CHUNK_BYTES), (2, 3 * CHUNK_BYTES)] {
+            let whole = chunk_value(&data, index, file_bytes);
+            for piece in [1_000, 16 << 10, 300_001] {
+                let mut chunk = ChunkHasher::new(index, file_bytes);
+                data.chunks(piece).for_each(|piece| chunk.update(piece));
+                assert_eq!(chunk.value(), whole, "{index} {file_bytes} {piece}");
+            }
+        }
+        // Nothing is no chunk of a large file, and nothing that breaks.
+        assert_ne!(chunk_value(&[], 1, 3 * CHUNK_BYTES), chunk_value(&data, 1, 3 * CHUNK_BYTES));
     }
 
     #[test]

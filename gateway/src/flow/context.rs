@@ -1,5 +1,6 @@
 //! What every flow stands on, given by the composition root.
 
+use super::ahead::Ahead;
 use super::claim::{Claim, Claims};
 use super::commit::read;
 use super::error::FlowError;
@@ -91,6 +92,7 @@ pub struct Flow {
     opened: OpenVersions,
     lookups: Semaphore,
     matches: Arc<Semaphore>,
+    ahead: Arc<Ahead>,
     answers: Semaphore,
     reading: Reading,
     steps: Steps,
@@ -117,6 +119,7 @@ impl Flow {
             opened: OpenVersions::default(),
             lookups: Semaphore::new(LOOKUPS_AT_ONCE),
             matches: Arc::new(Semaphore::new(MATCHES_AT_ONCE)),
+            ahead: Arc::default(),
             answers: Semaphore::new(1),
             parts,
             segment_memory: Arc::new(Semaphore::new(SEGMENTS_IN_MEMORY)),
@@ -300,6 +303,11 @@ impl Flow {
     /// Leave to answer a file of keys.
     pub(super) async fn match_turn(&self) -> Result<OwnedSemaphorePermit, FlowError> {
         share(&self.matches).await
+    }
+
+    /// What is read ahead of those who receive.
+    pub(super) const fn ahead(&self) -> &Arc<Ahead> {
+        &self.ahead
     }
 
     /// Steps between versions, for those who follow.

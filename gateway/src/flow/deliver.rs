@@ -26,15 +26,6 @@ use std::time::Duration;
 /// a pull. It begins that version again when it asks again.
 const DURABLE_WAIT: Duration = Duration::from_secs(900);
 
-/// Bytes of slices that are encoded at a time where one subscriber is served.
-const PIECE_BYTES_MAX: usize = 1 << 20;
-
-/// The same where very many are.
-const PIECE_BYTES_MIN: usize = 16 << 10;
-
-/// What pieces that wait for their readers take together.
-const PIECES_BYTES: usize = 16 << 20;
-
 /// What is said of a version before and after its rows.
 struct Told {
     number: u64,
@@ -86,6 +77,7 @@ impl<F> Following<'_, F> {
             0 => (Sent::nothing(), None),
             expected => {
                 let _share = (self.share)(&wires.channel);
+                let _served = self.flow.ahead().serve();
                 let leash = self.permit.lane()?;
                 let lane = DataLane::open(&wires.channel, self.id, token, leash.clone()).await?;
                 self.flow.failpoint("follow.before_data");
@@ -247,9 +239,10 @@ impl<F> Following<'_, F> {
     ) -> Result<(), FlowError> {
         while let Some(batch) = tapped.next().await {
             let batch = batch.project(columns).map_err(|e| FlowError::Machine(e.to_string()))?;
-            for piece in ipc::cut_to(&batch, piece_bytes()) {
+            for piece in ipc::cut_to(&batch, self.piece_bytes()) {
                 self.flow.failpoint("follow.piece");
-                sending.rows(&piece, None).await?;
+                let encoded = sending.encode(&piece, None)?;
+                sending.send(encoded).await?;
             }
         }
         Ok(())
@@ -264,15 +257,18 @@ impl<F> Following<'_, F> {
         sending: &mut Sending<S>,
     ) -> Result<(), FlowError> {
         let mut cursor = Cursor::default();
-        while let Some(batch) = slice.next(&mut cursor, columns, piece_bytes()).await? {
+        loop {
+            let turn = self.flow.ahead().turn().await?;
+            let Some(batch) = slice.next(&mut cursor, columns, self.piece_bytes()).await? else { return Ok(()) };
             self.flow.failpoint("follow.piece");
-            sending.rows(&batch, op).await?;
+            let encoded = sending.encode(&batch, op)?;
+            drop((turn, batch));
+            sending.send(encoded).await?;
         }
-        Ok(())
     }
-}
 
-/// What is encoded and waits for its reader is little for each where there are many.
-fn piece_bytes() -> usize {
-    (PIECES_BYTES / metrics::subscriptions().max(1)).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+    /// All who stand may be served at once.
+    fn piece_bytes(&self) -> usize {
+        self.flow.ahead().piece_bytes(metrics::subscriptions())
+    }
 }

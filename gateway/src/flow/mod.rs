@@ -3,6 +3,7 @@
 //! A transfer's path: its record and leaf ([`commit`]), its data ([`push_files`](fn@push_files), [`push_batch`](fn@push_batch),
 //! [`pull`](fn@pull)), its commit and its receipt.
 
+mod ahead;
 mod answer;
 mod claim;
 pub mod commit;

@@ -32,6 +32,12 @@ pub(super) struct Sent {
     pub(super) digest: Digest,
 }
 
+/// Rows as they go over the wire.
+pub(super) struct Encoded {
+    body: Vec<Bytes>,
+    rows: u64,
+}
+
 impl Sent {
     pub(super) fn nothing() -> Self {
         let none = RowsSum::default();
@@ -57,6 +63,7 @@ impl<S: SendHalf> Sending<S> {
             root: BatchRoot::default(),
         };
         let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
+        sending.root.add(std::iter::once(&first[..]));
         sending.frame(vec![first]).await?;
         Ok(sending)
     }
@@ -68,8 +75,8 @@ impl<S: SendHalf> Sending<S> {
         (Sent { rows: sum.count, root: self.root, digest: sum.digest() }, self.lane)
     }
 
-    /// Sends rows.
-    pub(super) async fn rows(&mut self, batch: &RecordBatch, op: Option<Op>) -> Result<(), FlowError> {
+    /// Makes a frame of rows, which is to be sent next.
+    pub(super) fn encode(&mut self, batch: &RecordBatch, op: Option<Op>) -> Result<Encoded, FlowError> {
         self.leash.check()?;
         let failed = |e: arrow::error::ArrowError| FlowError::Machine(e.to_string());
         let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
@@ -79,16 +86,21 @@ impl<S: SendHalf> Sending<S> {
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(failed)?;
         self.digest.update(&batch).map_err(|e| FlowError::Machine(e.to_string()))?;
         let (body, _) = self.encoder.batch(&batch).map_err(|e| FlowError::OverLimit { what: e.to_string() })?;
+        self.root.add(body.iter().map(|piece| &piece[..]));
+        Ok(Encoded { body, rows: batch.num_rows() as u64 })
+    }
+
+    /// Sends what was made of rows.
+    pub(super) async fn send(&mut self, Encoded { body, rows }: Encoded) -> Result<(), FlowError> {
         self.frame(body).await?;
-        metrics::sent_rows(batch.num_rows() as u64);
-        self.leash.moved().add(0, batch.num_rows() as u64);
+        metrics::sent_rows(rows);
+        self.leash.moved().add(0, rows);
         Ok(())
     }
 
     async fn frame(&mut self, body: Vec<Bytes>) -> Result<(), FlowError> {
         let bytes: usize = body.iter().map(Bytes::len).sum();
         self.lane.raw(Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?)).await?;
-        self.root.add(body.iter().map(|piece| &piece[..]));
         for piece in body {
             self.lane.raw(piece).await?;
         }

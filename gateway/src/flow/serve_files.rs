@@ -1,6 +1,7 @@
 //! Files out of the lake: the manifest, the segments that the receiver wants, on several streams.
 
 use super::Flow;
+use super::ahead::Ahead;
 use super::error::FlowError;
 use super::meter::Meter;
 use super::pull::Delivered;
@@ -8,7 +9,6 @@ use super::record::VersionRow;
 use super::wires::{DataLane, Token, Wires, token};
 use crate::gate::{Leash, Permit, PullPermit};
 use crate::lake::segment::SegmentStore;
-use bytes::Bytes;
 use lingqu_protocol::digest::{CHUNK_BYTES, ChunkValue};
 use lingqu_protocol::fileset::{FileEntry, set_root};
 use lingqu_protocol::frame::{self, FrameKind, MANIFEST_BYTES_MAX};
@@ -49,6 +49,7 @@ pub async fn serve<C: Channel>(
         stored,
         chosen,
         plan: Arc::clone(&plan),
+        ahead: Arc::clone(flow.ahead()),
         failpoint: flow.failpoints(),
     };
     let token = token(flow.entropy())?;
@@ -153,6 +154,7 @@ struct Source {
     places: HashMap<u32, (u32, u32)>,
     chosen: Vec<u32>,
     plan: Arc<Plan>,
+    ahead: Arc<Ahead>,
     failpoint: fn(&str),
 }
 
@@ -194,12 +196,19 @@ impl Source {
                 _ => self.segments.open(self.transfer, &self.stored, at).await?,
             };
             let value: ChunkValue = reader.values().get(place as usize).copied().unwrap_or_default();
-            let data: Bytes = reader.read_item(place).await?;
-            (self.failpoint)("pull.piece");
-            meter.pace(data.len() as u64).await;
-            leash.check()?;
-            lane.raw(frame::item_head(index, &value, data.len() as u32)?).await?;
-            lane.raw(data).await?;
+            let mut data = reader.item(place)?;
+            let mut piece = data.next(self.ahead.piece_bytes(0)).await?;
+            lane.raw(frame::item_head(index, &value, item.bytes)?).await?;
+            loop {
+                (self.failpoint)("pull.piece");
+                meter.pace(piece.len() as u64).await;
+                leash.check()?;
+                lane.raw(piece).await?;
+                if data.is_at_end() {
+                    break;
+                }
+                piece = data.next(self.ahead.piece_bytes(0)).await?;
+            }
             open = Some((at, reader));
         }
         Ok(())
@@ -221,12 +230,14 @@ async fn send_segments<C: Channel>(
     let queue: VecDeque<u32> = wanted.iter().copied().collect();
     let queue = Arc::new(Mutex::new(queue));
     let mut streams = JoinSet::new();
-    let lanes = (wire::DATA_STREAMS_MAX as usize).min(wanted.len());
+    let lanes = source.ahead.streams((wire::DATA_STREAMS_MAX as usize).min(wanted.len()));
     for _ in 0..lanes {
+        let served = source.ahead.serve();
         let mut lane = DataLane::open(channel, transfer, token, leash.clone()).await?;
         let (source, queue, leash) = (Arc::clone(&source), Arc::clone(&queue), leash.clone());
         let meter = Arc::clone(meter);
         streams.spawn(async move {
+            let _served = served;
             loop {
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(segment) = next else {

@@ -22,11 +22,12 @@ use super::error::LakeError;
 use super::store::Lake;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::TryStreamExt;
-use lingqu_protocol::digest::{ChunkValue, chunk_value};
+use lingqu_protocol::digest::{ChunkHasher, ChunkValue, chunk_value};
 use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::plan::{Item, Plan};
 use object_store::path::Path;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// Bytes in a footer.
 pub const FOOTER_BYTES: u64 = 80;
@@ -263,19 +264,66 @@ impl SegmentReader<'_> {
         &self.values
     }
 
+    /// Item `index`, to be read piece by piece.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn item(&self, index: u32) -> Result<ItemReader<'_>, LakeError> {
+        let at = index as usize;
+        let (Some(item), Some(value)) = (self.items.get(at), self.values.get(at)) else {
+            return Err(bad(format!("segment has no item {index}")));
+        };
+        let file_bytes = self.plan.sizes().get(item.file as usize).copied().unwrap_or(0);
+        Ok(ItemReader {
+            segment: self,
+            index,
+            value: *value,
+            left: item.segment_offset..item.segment_offset + u64::from(item.bytes),
+            hasher: ChunkHasher::new(item.chunk, file_bytes),
+        })
+    }
+
     /// The bytes of item `index`, as they were put.
     ///
     /// # Errors
     /// [`LakeError::Damaged`] names object and item, and the object is in quarantine; the store failed.
     pub async fn read_item(&self, index: u32) -> Result<Bytes, LakeError> {
-        let at = index as usize;
-        let (Some(item), Some(value)) = (self.items.get(at), self.values.get(at)) else {
-            return Err(bad(format!("segment has no item {index}")));
-        };
-        let end = item.segment_offset + u64::from(item.bytes);
-        let data = self.lake.range(&self.object, item.segment_offset..end).await?;
-        if !fits(self.plan, item, &data, value) {
-            return Err(self.lake.quarantine(&self.object, Some(index), "an item does not fit its value").await);
+        self.item(index)?.next(usize::MAX).await
+    }
+}
+
+/// Reads one item of a segment. Its end is given out only where all of it fits its value: who passes on what comes, as it
+/// comes, passes on no whole item that is damaged.
+#[derive(Debug)]
+pub struct ItemReader<'a> {
+    segment: &'a SegmentReader<'a>,
+    index: u32,
+    value: ChunkValue,
+    /// Where in the object the bytes lie that were not read yet.
+    left: Range<u64>,
+    hasher: ChunkHasher,
+}
+
+impl ItemReader<'_> {
+    /// Whether all of it was read.
+    pub fn is_at_end(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    /// The bytes that follow, `bytes_max` of them or what is left; none at the end, and of an empty item.
+    ///
+    /// # Errors
+    /// [`LakeError::Damaged`] names object and item, and the object is in quarantine; the store failed.
+    pub async fn next(&mut self, bytes_max: usize) -> Result<Bytes, LakeError> {
+        let end = self.left.end.min(self.left.start.saturating_add(bytes_max.max(1) as u64));
+        let SegmentReader { lake, object, .. } = self.segment;
+        let wanted = self.left.start..end;
+        let data = lake.range(object, wanted.clone()).await?;
+        self.hasher.update(&data);
+        self.left.start = end;
+        let is_short = data.len() as u64 != wanted.end - wanted.start;
+        if is_short || (self.left.is_empty() && self.hasher.value() != self.value) {
+            return Err(lake.quarantine(object, Some(self.index), "an item does not fit its value").await);
         }
         Ok(data)
     }

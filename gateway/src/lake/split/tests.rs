@@ -118,6 +118,23 @@ async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
     assert!(lake.len(&object).await.unwrap().is_none());
 }
 
+/// Of thousands of regions each has a few rows in every batch: together they are one message.
+#[tokio::test]
+async fn rows_of_one_region_from_many_batches_are_read_at_once() {
+    for spilled in [false, true] {
+        let folder = Path::from("splits/1");
+        let mut splitter = Splitter::new(lake(), folder, batch(&[]).schema(), 0).unwrap();
+        for n in 0..20 {
+            splitter.add(&batch(&[(Some(2), n), (Some(4), 100 + n)])).await.unwrap();
+        }
+        splitter.memory_bytes_max = if spilled { 0 } else { MEMORY_BYTES };
+        let split = splitter.finish().await.unwrap();
+        assert_eq!((split.runs.len(), split.held().is_in_memory()), (2, !spilled));
+        let own = split.slice(&region("440304"));
+        assert_eq!(read(&own, 1 << 20).await, (0..20).collect::<Vec<i64>>());
+    }
+}
+
 #[tokio::test]
 async fn nothing_of_another_region_is_in_a_slice() {
     let rows = batch(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)]);
@@ -153,10 +170,13 @@ async fn what_is_let_go_of_is_gone_for_its_readers_and_not_wrong() {
 
 #[tokio::test]
 async fn who_sets_a_split_off_gets_its_rows_while_it_is_made_and_the_rest_from_it() {
-    for taken in [0usize, 1, 2, 9] {
+    // In memory; each batch beside the lake; some batches together beside it.
+    let cases = [MEMORY_BYTES, 0, 3_000].into_iter().flat_map(|most| [0usize, 1, 2, 9].map(|taken| (most, taken)));
+    for (memory_bytes_max, taken) in cases {
         let (tap, mut tapped) = tap(region("44"));
         let splitter = Splitter::new(lake(), Path::from("splits/1"), batch(&[]).schema(), 0).unwrap();
         let mut splitter = splitter.tapped(Some(tap));
+        splitter.memory_bytes_max = memory_bytes_max;
         let (mut seen, mut all) = (Vec::new(), Vec::new());
         let take = |batch: RecordBatch, seen: &mut Vec<i64>| {
             seen.extend(batch.column(2).as_any().downcast_ref::<Int64Array>().unwrap().values());
@@ -175,6 +195,7 @@ async fn who_sets_a_split_off_gets_its_rows_while_it_is_made_and_the_rest_from_i
             }
         }
         let split = splitter.finish().await.unwrap();
+        assert_eq!(split.held().is_in_memory(), memory_bytes_max == MEMORY_BYTES);
         while let Some(batch) = tapped.next().await {
             take(batch, &mut seen);
         }
@@ -182,7 +203,7 @@ async fn who_sets_a_split_off_gets_its_rows_while_it_is_made_and_the_rest_from_i
         let rest = split.slice(&region("44")).after(tapped.through());
         seen.extend(read(&rest, 1000).await);
         seen.sort_unstable();
-        assert_eq!(seen, all, "{taken}");
+        assert_eq!(seen, all, "{memory_bytes_max}, {taken}");
         assert_eq!(early == all.len(), taken == 9, "{taken}: a slow one is not waited for");
     }
 }
