@@ -12,13 +12,15 @@ const CONFIG_BYTES_MAX: u64 = 64 * 1024;
 /// Longest life of a certificate in days: what is stolen ends with it.
 const CERTIFICATE_DAYS_MAX: u32 = 366;
 
-/// The file that `init` writes. `@ADDRESS@` is what agents dial.
+/// The file that `init` writes. `@ADDRESS@` is what agents dial, and `@PORT@` its port: where nothing stands between, it is
+/// the gateway's own.
 const TEMPLATE: &str = r#"# 灵渠网关 Lingqu gateway. 所有取值均有默认值；未知的键会被拒绝。
 # Every value has a default, and unknown keys are refused. Changes take effect when the gateway starts again.
 
 [network]
-# UDP address that agents reach the gateway on (QUIC). All interfaces: agents are in other networks.
-listen = "0.0.0.0:4433"
+# UDP address that agents reach the gateway on (QUIC). All interfaces: agents are in other networks. Another port than that
+# of `address` only where something between them translates it.
+listen = "0.0.0.0:@PORT@"
 # What invitations tell agents to dial: host or address, and port, as seen from their side.
 address = "@ADDRESS@"
 # /metrics, /healthz and /readyz. Loopback: what they tell is for the operator, and they ask for no certificate.
@@ -100,7 +102,8 @@ impl Config {
     /// An address that is not `host:port`.
     pub fn template(address: &str) -> Result<String, String> {
         check_address(address)?;
-        Ok(TEMPLATE.replace("@ADDRESS@", address) + thresholds::TEMPLATE)
+        let port = address.rsplit_once(':').map_or("4433", |(_, port)| port);
+        Ok(TEMPLATE.replace("@ADDRESS@", address).replace("@PORT@", port) + thresholds::TEMPLATE)
     }
 
     /// Reads a file.
@@ -236,6 +239,14 @@ mod tests {
     fn the_file_that_init_writes_says_the_defaults() {
         let written = Config::parse(&Config::template("127.0.0.1:4433").unwrap()).unwrap();
         assert_eq!(written, Config::parse("").unwrap());
+    }
+
+    #[test]
+    fn what_agents_dial_is_listened_on() {
+        for address in ["gateway.test:5544", "[2001:db8::1]:5544"] {
+            let written = Config::parse(&Config::template(address).unwrap()).unwrap();
+            assert_eq!(written.listen.port(), 5544, "{address}");
+        }
     }
 
     #[test]

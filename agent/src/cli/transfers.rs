@@ -341,7 +341,11 @@ pub(super) async fn transfer(app: &App, command: TransferCommand) -> Result<u8, 
         TransferCommand::Show(args) => show(app, outbox, args.id)?,
         TransferCommand::Resume(args) => {
             let hold = outbox.hold(args.id)?;
-            let record = outbox.load(args.id)?.ok_or_else(|| missing(args.id))?;
+            let Some(record) = outbox.load(args.id)? else {
+                // What is done leaves its receipt, and nothing to go on with.
+                show(app, outbox, args.id)?;
+                return Ok(DONE);
+            };
             let keep = record.state == State::Done;
             return run(app, &desk, &hold, record, None, keep).await;
         }

@@ -71,8 +71,9 @@ fn given_up(error: AgentError, tries: u32) -> AgentError {
     let (en, zh) = (told.what.en, told.what.zh);
     AgentError::Unreachable(
         Told::new("unreachable", format!("{en} (tries: {tries})"), format!("{zh}（已尝试 {tries} 次）")).next(
-            "run `lingqu doctor`: it says what the firewall must let through",
-            "执行 `lingqu doctor`，其中列出防火墙需放行的内容",
+            "see that the address is right, the gateway serves there, and the firewall lets UDP to it and back; once joined, \
+             `lingqu doctor` says what to ask for",
+            "请确认地址正确、网关正在该地址提供服务、防火墙放行往返 UDP；接入后可用 `lingqu doctor` 列出需放行的内容",
         ),
     )
 }

@@ -44,8 +44,9 @@ pub(super) fn of_code(code: CloseCode) -> Box<Told> {
             "suspended",
             ("the permission was suspended, terminated or stopped", "共享权限已被暂停、终止或阻断"),
             (
-                "look at `lingqu grant list` for the reason, then talk to the provider or the authority",
-                "用 `lingqu grant list` 查看原因，并联系提供部门或主管部门",
+                "the reason stands with the error or in `lingqu grant list`; where that is refused too, all of this agent was \
+                 stopped. Talk to the provider, or to the gateway's operator",
+                "原因见错误信息或 `lingqu grant list`；若该命令也被拒绝，则本代理已被整体阻断。请联系提供部门或网关运维人员",
             ),
         ),
         CloseCode::Expired => told(

@@ -215,9 +215,9 @@ pub async fn execute(desk: &Desk, command: Command) -> Result<Value, Failure> {
         Command::Join { request } => join(registry, &request).await?,
         Command::Stop { selector, reason } => {
             moments::note(|| Moment::Accepted);
-            registry.stop(&select(&selector)?, &reason).await?
+            registry.stop(&selected(registry, &selector).await?, &reason).await?
         }
-        Command::Resume { selector, reason } => registry.resume(&select(&selector)?, &reason).await?,
+        Command::Resume { selector, reason } => registry.resume(&selected(registry, &selector).await?, &reason).await?,
         Command::FindingsList { after } => {
             let (findings, next) = registry.findings(&after).await?;
             let seen = desk.running.as_ref().map(|running| running.view()["observations"].take());
@@ -316,6 +316,18 @@ fn agent_id(text: &str) -> Result<AgentId, Failure> {
     text.parse().map_err(|e| Failure::usage(format!("{text:?}: {e}"), next))
 }
 
-fn select(text: &str) -> Result<Selector, Failure> {
-    text.parse().map_err(|e| Failure::usage(format!("{text:?}: {e}"), "see `lingqu-gateway stop --help`"))
+/// What a text selects; an entry may be named by its code, too.
+async fn selected(registry: &Registry, text: &str) -> Result<Selector, Failure> {
+    let parsed: Result<Selector, _> = text.parse();
+    // What has an id is not looked for first: a state that fails does not keep anybody from stopping it.
+    if let (Err(_), Some(code)) = (&parsed, text.strip_prefix("entry:")) {
+        let found = registry.entry_of_code(code).await?;
+        return found.map(Selector::Entry).ok_or_else(|| {
+            Failure::usage(
+                format!("no entry has the id or the code {code:?}"),
+                "ids and codes stand in `lingqu catalogue list` of any agent; `--all` stops everything",
+            )
+        });
+    }
+    parsed.map_err(|e| Failure::usage(format!("{text:?}: {e}"), "see `lingqu-gateway stop --help`"))
 }

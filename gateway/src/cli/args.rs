@@ -413,7 +413,7 @@ pub(super) struct Selector {
     /// One agent
     #[arg(long, value_name = "CODE/NAME")]
     pub(super) agent: Option<String>,
-    /// An entry's data
+    /// An entry's data, by its id or its code
     #[arg(long, value_name = "ID")]
     pub(super) entry: Option<String>,
     /// One grant

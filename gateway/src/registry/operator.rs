@@ -23,6 +23,7 @@ use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::documents::{AgencyBody, Body, FindingAct, OfficerBody};
 use lingqu_protocol::dsse::Envelope;
 use lingqu_protocol::host::Timestamp;
+use lingqu_protocol::ids::EntryId;
 use serde_json::{Value, json};
 
 /// How long an invitation may be open: one that lies around longer is a key that lies around.
@@ -140,6 +141,14 @@ impl Registry {
             Ok(json!({ "id": agent.to_string(), "invitation": line.to_string(),
                 "expires_at": expires_at.to_rfc3339() }))
         })
+    }
+
+    /// The entry that has a code.
+    ///
+    /// # Errors
+    /// The state's.
+    pub async fn entry_of_code(&self, code: &str) -> Result<Option<EntryId>, RegistryError> {
+        Ok(self.find_entry(code).await?.map(|entry| entry.id))
     }
 
     /// 临时阻断: stops at once. The gate acts first; where the commit fails it stays stopped, over a restart too.

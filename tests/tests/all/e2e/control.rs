@@ -107,6 +107,7 @@ fn each_stop_stops_what_it_names_and_nothing_else() {
         (["--agency", world.requester.code.as_str()], 0, 4),
         (["--agent", agent.as_str()], 0, 4),
         (["--entry", world.files.entry.as_str()], 4, 4),
+        (["--entry", world.files.code.as_str()], 4, 4),
         (["--grant", world.files.grant.as_str()], 0, 4),
         (["--grant", world.table.grant.as_str()], 0, 0),
         (["--agency", world.provider.code.as_str()], 4, 0),
@@ -118,6 +119,9 @@ fn each_stop_stops_what_it_names_and_nothing_else() {
         world.gateway.resume(&selector, "测试");
         assert_eq!((push().code, pull().code), (Some(0), Some(0)), "after {selector:?}");
     }
+    // A code that nothing has stops nothing, and its error names it.
+    let refused = world.gateway.run(["stop", "--entry", "300001/999999", "--reason", "测试"]).fails(2);
+    assert!(text(&refused, "text").contains("300001/999999"), "{refused}");
 }
 
 #[test]
