@@ -39,6 +39,9 @@ const PER_ADDRESS_MAX: usize = 256;
 /// Connections of one agency: some for each of its agents, and never so many that others find no place.
 const PER_AGENCY_MAX: usize = 256;
 
+/// What a handshake takes of memory and lets go, about: certificates, keys, and datagrams of its own size.
+const HANDSHAKE_BYTES: u64 = 64 << 10;
+
 /// How long the connection of an agent with an expired certificate may last: it renews, which is one request, and dials
 /// again with what it got.
 const EXPIRED_MS_MAX: i64 = 60_000;
@@ -160,6 +163,7 @@ async fn serve(door: &Door, counts: &Arc<Counts>, channel: QuicChannel) {
     }
     let left = until.map_or(Duration::MAX, |end| lifetime(door.clock.wall(), end));
     tracing::info!(caller = %name, %address, "connected");
+    door.services.flow.let_go(HANDSHAKE_BYTES);
     let ended = tokio::select! {
         ended = session::serve(Arc::clone(&door.services), caller, channel.clone()) => ended,
         () = tokio::time::sleep(left) => {

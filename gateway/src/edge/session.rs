@@ -315,6 +315,7 @@ const fn not_for(caller: &Caller) -> Denied {
     }
 }
 
+/// Each of what can be asked is boxed: a request takes the memory of what it does, and thousands of subscriptions stand.
 async fn perform_for_agent<C: Channel>(
     services: &Services,
     from: (&Peer, u64),
@@ -327,29 +328,29 @@ async fn perform_for_agent<C: Channel>(
     match ask {
         Ask::Join(_) => Err(FlowError::Denied(Denied::UnknownAgent)),
         Ask::Renew(renew) => {
-            let certificate = registry.renew(&peer.agent, &renew.csr_der).await?;
+            let certificate = Box::pin(registry.renew(&peer.agent, &renew.csr_der)).await?;
             wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
         }
         Ask::Document(document) => {
-            let taken = registry.take_document(&peer.agent, &document.envelope).await?;
+            let taken = Box::pin(registry.take_document(&peer.agent, &document.envelope)).await?;
             let json = taken.json.to_string().into_bytes().into();
             let taken = wire::DocumentTaken { document: taken.document.to_string(), json };
             wires.reply(wire::reply::Reply::Document(taken)).await
         }
         Ask::Narrow(narrow) => {
-            registry.narrow(&peer.agent, &narrow.grant, &narrow.reason).await?;
+            Box::pin(registry.narrow(&peer.agent, &narrow.grant, &narrow.reason)).await?;
             wires.reply(wire::reply::Reply::Done(wire::Done {})).await
         }
         Ask::Read(read) => {
             let records: Records = match read.kind.as_str() {
                 "transfer" => flow.transfers(peer, &read.id, &read.after).await?,
                 "subscription" => flow.subscriptions(peer, &read.id, &read.after).await?,
-                "reconcile" => reconcile(services, peer, &read).await?,
-                "version" | "version_region" => versions(services, peer, &read).await?,
+                "reconcile" => Box::pin(reconcile(services, peer, &read)).await?,
+                "version" | "version_region" => Box::pin(versions(services, peer, &read)).await?,
                 kind => {
-                    let mut page = registry.read(&peer.agent, kind, &read.id, &read.after).await?;
+                    let mut page = Box::pin(registry.read(&peer.agent, kind, &read.id, &read.after)).await?;
                     if kind == "catalogue" && !read.id.is_empty() {
-                        with_latest(flow, &mut page).await?;
+                        Box::pin(with_latest(flow, &mut page)).await?;
                     }
                     records(page)
                 }
@@ -357,44 +358,44 @@ async fn perform_for_agent<C: Channel>(
             wires.reply(wire::reply::Reply::Records(records)).await
         }
         Ask::Cancel(cancel) => {
-            flow.cancel(peer, &cancel.transfer).await?;
+            Box::pin(flow.cancel(peer, &cancel.transfer)).await?;
             wires.reply(wire::reply::Reply::Done(wire::Done {})).await
         }
         Ask::PushFiles(ask) => {
             let permit = gate.push(peer, &ask.entry)?;
             let _watched = watching::push(observer, from, asked, &permit);
-            flow::push_files(flow, permit, peer, ask, wires).await
+            Box::pin(flow::push_files(flow, permit, peer, ask, wires)).await
         }
         Ask::PushBatch(ask) => {
             let permit = gate.push(peer, &ask.entry)?;
             let _watched = watching::push(observer, from, asked, &permit);
-            flow::push_batch(flow, permit, peer, ask, wires).await
+            Box::pin(flow::push_batch(flow, permit, peer, ask, wires)).await
         }
         Ask::Follow(ask) => {
             let wanted = FollowAsk { entry: ask.entry.clone(), columns: ask.columns.clone() };
             let permit = gate.follow(peer, wanted)?;
             watching::follow(observer, from, asked, &permit);
             let share = |channel: &C| services.windows.take(from.1, channel);
-            flow::follow(flow, permit, peer, ask, share, wires).await
+            Box::pin(flow::follow(flow, permit, peer, ask, share, wires)).await
         }
         Ask::Pull(ask) => {
             let wanted = wanted(&ask)?;
             let permit = gate.pull(peer, &wanted)?;
             let _watched = watching::pull(observer, from, asked, &permit, &wanted);
-            flow::pull(flow, permit, peer, ask, wires).await
+            Box::pin(flow::pull(flow, permit, peer, ask, wires)).await
         }
         Ask::Query(ask) => {
             let permit = gate.service(peer, &by_key(&ask.target, &ask.columns, &ask.purpose))?;
             let keys = ask.key.iter().map(|key| (key.name.as_str(), key.value.as_str()));
             let _watched = watching::service(observer, from, asked, &permit, keys);
-            flow::query(flow, permit, peer, ask, wires).await
+            Box::pin(flow::query(flow, permit, peer, ask, wires)).await
         }
         Ask::MatchKeys(ask) => {
             let permit = gate.service(peer, &by_key(&ask.target, &ask.columns, &ask.purpose))?;
             // One question, whose value is all of its keys; and each of them, as it is answered.
             let watched = watching::service(observer, from, asked, &permit, [("", ask.keys_digest.as_str())]);
             let answered = |hash, is_found| watched.key(hash, is_found);
-            flow::match_keys(flow, permit, peer, ask, answered, wires).await
+            Box::pin(flow::match_keys(flow, permit, peer, ask, answered, wires)).await
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::error::FlowError;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// What pieces that wait for their readers take together, about.
@@ -22,11 +23,19 @@ const STREAMS_OF_MANY: usize = 64;
 /// and what else there is to do comes in between; a store that answers slowly is asked for several.
 const MADE_AT_ONCE: usize = 16;
 
+/// Slices that are sent at a time where thousands are woken at once: each holds a stream, a piece and what is not
+/// acknowledged yet. More would not be faster, and the last would have theirs no earlier.
+const SENT_AT_ONCE: usize = 128;
+
+/// Who takes longer than this goes on beside the others: a slow reader keeps nobody waiting.
+const PLACE_KEPT: Duration = Duration::from_millis(250);
+
 /// How many are served now.
 #[derive(Debug)]
 pub(super) struct Ahead {
     streams: AtomicUsize,
     making: Semaphore,
+    sending: Semaphore,
 }
 
 /// A stream that is served, until it is dropped.
@@ -35,7 +44,11 @@ pub(super) struct Served(Arc<Ahead>);
 
 impl Default for Ahead {
     fn default() -> Self {
-        Self { streams: AtomicUsize::new(0), making: Semaphore::new(MADE_AT_ONCE) }
+        Self {
+            streams: AtomicUsize::new(0),
+            making: Semaphore::new(MADE_AT_ONCE),
+            sending: Semaphore::new(SENT_AT_ONCE),
+        }
     }
 }
 
@@ -55,6 +68,17 @@ impl Ahead {
     pub(super) fn piece_bytes(&self, standing: usize) -> usize {
         let streams = self.streams.load(Ordering::Relaxed).max(standing);
         (BYTES / streams.max(1)).clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)
+    }
+
+    /// Sends a slice when its turn comes, and holds nobody up for long.
+    pub(super) async fn in_turn<T>(&self, sending: impl Future<Output = Result<T, FlowError>>) -> Result<T, FlowError> {
+        let place = self.sending.acquire().await.map_err(|e| FlowError::Machine(e.to_string()))?;
+        tokio::pin!(sending);
+        if let Ok(sent) = tokio::time::timeout(PLACE_KEPT, &mut sending).await {
+            return sent;
+        }
+        drop(place);
+        sending.await
     }
 
     /// Leave to make a piece from rows. It is not held while a reader is waited for.
@@ -87,5 +111,22 @@ mod tests {
         served.truncate(2);
         assert_eq!((ahead.streams(4), ahead.piece_bytes(0)), (4, PIECE_BYTES_MAX));
         assert_eq!(ahead.piece_bytes(1_024), 32 << 10, "those who stand may all be woken at once");
+    }
+
+    #[tokio::test]
+    async fn slow_readers_keep_nobody_waiting() {
+        let ahead = Arc::new(Ahead::default());
+        let mut slow = tokio::task::JoinSet::new();
+        for _ in 0..SENT_AT_ONCE {
+            let ahead = Arc::clone(&ahead);
+            slow.spawn(async move { ahead.in_turn(std::future::pending::<Result<(), FlowError>>()).await });
+        }
+        tokio::task::yield_now().await;
+        assert_eq!(ahead.sending.available_permits(), 0);
+        let began = tokio::time::Instant::now();
+        let sent = ahead.in_turn(async { Ok(7) }).await;
+        assert!(sent.is_ok_and(|sent| sent == 7));
+        assert!(began.elapsed() >= PLACE_KEPT, "until then they have their places");
+        assert_eq!((ahead.sending.available_permits(), slow.len()), (SENT_AT_ONCE, SENT_AT_ONCE), "they go on");
     }
 }

@@ -22,6 +22,7 @@ use lingqu_protocol::digest::Digest;
 use lingqu_protocol::fileset::FileEntry;
 use lingqu_protocol::host::{Clock, Entropy, Timestamp};
 use lingqu_protocol::ids::{EntryId, GatewayId, TransferId};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
@@ -40,6 +41,9 @@ const LOOKUPS_AT_ONCE: usize = 2;
 
 /// Files of keys that are answered at a time; others wait. Each holds its keys and, one of them, their answers.
 const MATCHES_AT_ONCE: usize = 4;
+
+/// Bytes that pass through memory until what the allocator kept of them is given back: less would not be missed.
+const GIVEN_BACK_BYTES: u64 = 64 << 20;
 
 /// A stream waits this long for memory that slower transfers hold, and then its agent tries again later.
 const MEMORY_WAIT: Duration = Duration::from_secs(120);
@@ -97,6 +101,7 @@ pub struct Flow {
     reading: Reading,
     steps: Steps,
     claims: Claims,
+    let_go: AtomicU64,
     pub(super) denials: Mutex<Denials>,
 }
 
@@ -129,6 +134,7 @@ impl Flow {
             reading: Reading::default(),
             steps: Steps::default(),
             claims: Claims::default(),
+            let_go: AtomicU64::new(0),
             denials: Mutex::new(Denials::default()),
         }
     }
@@ -303,6 +309,17 @@ impl Flow {
     /// Leave to answer a file of keys.
     pub(super) async fn match_turn(&self) -> Result<OwnedSemaphorePermit, FlowError> {
         share(&self.matches).await
+    }
+
+    /// Says that so many bytes have passed through memory, at the end of a transfer, of its data or of a handshake. Now and then what the
+    /// allocator keeps of it is given back to the system: not in the middle of a transfer, which would wait for that.
+    pub fn let_go(&self, bytes: u64) {
+        if self.let_go.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < GIVEN_BACK_BYTES {
+            return;
+        }
+        self.let_go.store(0, Ordering::Relaxed);
+        // It takes milliseconds, and nobody waits for it.
+        drop(tokio::task::spawn_blocking(lingqu_memory::give_back));
     }
 
     /// What is read ahead of those who receive.

@@ -76,16 +76,9 @@ impl<F> Following<'_, F> {
         let (sent, _lane) = match told.upserts + told.deletes {
             0 => (Sent::nothing(), None),
             expected => {
-                let _share = (self.share)(&wires.channel);
-                let _served = self.flow.ahead().serve();
-                let leash = self.permit.lane()?;
-                let lane = DataLane::open(&wires.channel, self.id, token, leash.clone()).await?;
-                self.flow.failpoint("follow.before_data");
-                let schema = projected_schema(&allowed.entry.spec, &allowed.columns);
-                let with_op = told.mode == SliceMode::Changes;
-                let mut sending = Sending::begin(lane, leash, schema, with_op).await?;
-                self.working(self.send(rows, &told, &mut sending), wires).await?;
-                let (sent, lane) = sending.end();
+                let channel = wires.channel.clone();
+                let sending = self.send_all(rows, &told, token, &channel);
+                let (sent, lane) = self.working(self.flow.ahead().in_turn(sending), wires).await?;
                 if sent.rows != expected {
                     let what = format!("{} rows of version {version} were found where there are {expected}", sent.rows);
                     return Err(FlowError::Machine(what));
@@ -131,6 +124,7 @@ impl<F> Following<'_, F> {
         };
         let leaf_index = self.flow.acknowledge(self.peer, &acknowledged).await?;
         self.flow.failpoint("follow.acknowledged");
+        self.flow.let_go(sent.root.bytes());
         wires.reply(reply::Reply::SliceTaken(SliceTaken { version, leaf_index })).await?;
         Ok(told.committed_at)
     }
@@ -208,6 +202,30 @@ impl<F> Following<'_, F> {
         let columns = self.permit.allowed().columns.iter().map(|at| places.get(*at).copied().flatten());
         let columns: Option<Vec<usize>> = columns.collect();
         columns.ok_or_else(|| FlowError::bad_data("the version lacks a column of its entry"))
+    }
+
+    /// Sends all rows on a stream of their own, which is given back open: what it sent may still be on its way.
+    async fn send_all<C: Channel, S: Send>(
+        &self,
+        rows: Origin,
+        told: &Told,
+        token: Token,
+        channel: &C,
+    ) -> Result<(Sent, DataLane<C::Send>), FlowError>
+    where
+        F: Fn(&C) -> S + Send + Sync,
+    {
+        let _share = (self.share)(channel);
+        let _served = self.flow.ahead().serve();
+        let allowed = self.permit.allowed();
+        let leash = self.permit.lane()?;
+        let lane = DataLane::open(channel, self.id, token, leash.clone()).await?;
+        self.flow.failpoint("follow.before_data");
+        let schema = projected_schema(&allowed.entry.spec, &allowed.columns);
+        let with_op = told.mode == SliceMode::Changes;
+        let mut sending = Sending::begin(lane, leash, schema, with_op).await?;
+        self.send(rows, told, &mut sending).await?;
+        Ok(sending.end())
     }
 
     async fn send<S: SendHalf>(&self, rows: Origin, told: &Told, sending: &mut Sending<S>) -> Result<(), FlowError> {

@@ -78,7 +78,8 @@ impl<F> Following<'_, F> {
                 let to = if at == 0 { latest } else { at + 1 };
                 let changed = at > 0 && slice != self.permit.slice();
                 slice = self.permit.slice();
-                committed_at = self.deliver((at, to), changed, token, wires).await?;
+                // Boxed: while nothing comes, a subscription holds nothing of a delivery.
+                committed_at = Box::pin(self.deliver((at, to), changed, token, wires)).await?;
                 at = to;
                 continue;
             }

@@ -152,6 +152,7 @@ pub(super) async fn end<C: Channel>(
         }))
         .await?;
     confirm(&delivered, next_done(wires).await?)?;
+    flow.let_go(delivered.sent_bytes);
     Ok(delivered)
 }
 

@@ -187,6 +187,8 @@ async fn take<C: Channel>(
     wires: &mut Wires<C>,
 ) -> Result<Taken, FlowError> {
     let arriving = shape.entry().clone();
+    // Runs take the place of what reads keep.
+    flow.chunk_cache().clear();
     let writer = TableWriter::resume(flow.lake().clone(), flow.writer_budget(), transfer, shape).await?;
     let durable = writer.durable();
     let rows_sum = if durable.count > 0 { durable.to_bytes().to_vec().into() } else { Bytes::new() };
@@ -236,10 +238,12 @@ async fn read<R: RecvHalf>(
     let mut stream = arrivals.next().await.ok_or(SessionError::Incomplete)?;
     let mut decoder = ipc::Decoder::default();
     let mut next = next_batch(&mut stream).await?;
+    let mut all = 0u64;
     while let Some(body) = next.take() {
         flow.failpoint("push.batch");
         leash.check()?;
         let bytes = body.len() as u64;
+        all += bytes;
         let decoding = decode(spec, decoder, body);
         // The next one comes in while this one is looked at and while it waits for memory.
         let (ahead, done) = tokio::join!(next_batch(&mut stream), async {
@@ -262,6 +266,7 @@ async fn read<R: RecvHalf>(
     }
     // What came whole is durable before the end record is looked at: a push that is cut here goes on from its end.
     writer.flush().await?;
+    flow.let_go(all);
     Ok(writer)
 }
 

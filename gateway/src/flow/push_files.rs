@@ -123,6 +123,8 @@ pub(super) async fn transfer_data<C: Channel>(
     wires: &mut Wires<C>,
 ) -> Result<Vec<FileEntry>, FlowError> {
     let durable = flow.segments().durable(transfer, plan).await?;
+    // Segments take the place of what reads keep.
+    flow.chunk_cache().clear();
     let streams = wire::DATA_STREAMS_MAX;
     let arrivals = wires.router.wait_for(transfer, streams as usize, permit.leash(), flow.entropy())?;
     wires
@@ -154,6 +156,7 @@ pub(super) async fn transfer_data<C: Channel>(
         }
     };
     receiving.complete().await?;
+    flow.let_go(plan.bytes());
     verify(flow, transfer, names, plan, &end).await
 }
 

@@ -153,6 +153,9 @@ async fn describe_all(
         }
         parts.push(described.part);
     }
+    // What was judged is not what is asked for next.
+    flow.chunk_cache().clear();
+    flow.let_go(sizes.iter().sum());
     let regions = regions.filter(|regions| regions.len() <= REGIONS_MAX);
     Ok(TableManifest { columns: columns.to_vec(), region_column, parts, regions })
 }

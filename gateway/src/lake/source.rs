@@ -16,8 +16,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 /// Mebibytes of files that all readers of a gateway keep: one for each column of a table of usual width, and for two that
-/// are read at a time.
-const KEPT_CHUNKS: usize = 36;
+/// are read at a time, of which some lie in one mebibyte with their neighbours.
+const KEPT_CHUNKS: usize = 30;
 
 /// Chunks of files that were read a moment ago, for all readers together. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +36,12 @@ impl ChunkCache {
         let bytes = found.1.clone();
         kept.push_back(found);
         Some(bytes)
+    }
+
+    /// Gives all of it back: what comes next needs the memory more.
+    pub fn clear(&self) {
+        let kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(kept);
     }
 
     fn put(&self, key: Key, bytes: Bytes) {

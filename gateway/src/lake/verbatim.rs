@@ -20,7 +20,6 @@ use arrow::array::RecordBatch;
 use lingqu_protocol::columns::canonical_batch;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::ids::TransferId;
-use lingqu_protocol::ipc::BATCH_BYTES_AIM;
 use lingqu_protocol::pages::{Fit, HELD_BYTES_MAX, inspect};
 use lingqu_protocol::rows::RowsSum;
 use lingqu_protocol::views::{cut_to_bytes, decoding_rows};
@@ -32,6 +31,9 @@ use tokio::task::JoinSet;
 
 /// Row groups that are decoded at a time, where they are small enough: one for each processor of a small machine.
 const LANES: usize = 2;
+
+/// Bytes of rows that are judged at a time: they fit the cache of a processor, and the few copies of them are little memory.
+const PIECE_BYTES: usize = 1 << 20;
 
 /// Bytes that a file may decode to for each of its own, and those that it may in any case: dictionaries and runs make much
 /// of little, and a file that is nothing else would keep a processor busy for days.
@@ -176,7 +178,7 @@ impl Job {
         let mut summaries: Option<Vec<ColumnSummary>> = None;
         let (mut sum, mut regions, mut seen) = (RowsSum::default(), Regions::new(), 0);
         for batch in reader {
-            for piece in cut_to_bytes(&batch.map_err(|e| cannot(&e))?, BATCH_BYTES_AIM) {
+            for piece in cut_to_bytes(&batch.map_err(|e| cannot(&e))?, PIECE_BYTES) {
                 let first = first_row + seen;
                 seen += piece.num_rows() as u64;
                 let piece = canonical_batch(self.shape.entry(), &piece)
