@@ -88,6 +88,11 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     // Killed without a word: for the gateway they still stand.
     let dead = peers.iter().filter(|peer| peer.kind == Kind::Dead).map(|peer| peer.of.len()).sum::<usize>();
     peers.retain(|peer| peer.kind != Kind::Dead);
+    // What a push itself reads, to judge what came, is not the fan-out's.
+    fan.publish_quiet(dir)?;
+    let before = Counters::read(&fan.world.http)?;
+    fan.push_to(world::QUIET_CODE, &second.file)?;
+    let of_push = Counters::read(&fan.world.http)?.since(&before);
     usage::forget_peak(pid);
     let before = Counters::read(&fan.world.http)?;
     let cpu_before = usage::of(pid).cpu_seconds;
@@ -106,7 +111,7 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     }
     check(behind_after.len() == dead, || format!("{} are behind, of {dead} dead", behind_after.len()))?;
 
-    let moved = after.since(&before);
+    let moved = Counters { read_bytes: after.since(&before).read_bytes - of_push.read_bytes, ..after.since(&before) };
     let budget = BUDGET_BYTES + CONNECTION_BYTES * options.subscribers as u64;
     let mut scenario = Scenario::default();
     scenario.ratios.insert("decoded_over_distinct", moved.decoded_rows / options.rows.max(1) as f64);
@@ -128,7 +133,7 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
         "behind_when_the_last_live_had_it": behind.len(),
         "behind_in_the_end": behind_after.len(),
         "decoded_rows": moved.decoded_rows,
-        "read_bytes": moved.read_bytes, "sent_bytes": moved.sent_bytes,
+        "read_bytes_of_the_push": of_push.read_bytes, "read_bytes": moved.read_bytes, "sent_bytes": moved.sent_bytes,
         "gateway_peak_mib_of_the_push": used.peak_bytes as f64 / 1_048_576.0,
         "gateway_peak_mib_of_joining": joined_peak as f64 / 1_048_576.0,
         "gateway_budget_mib": budget as f64 / 1_048_576.0,

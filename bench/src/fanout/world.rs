@@ -21,6 +21,9 @@ use std::sync::Arc;
 
 pub(super) const CODE: &str = "300002/000012";
 
+/// An entry of the same rows that flows back to nobody: what a push costs by itself.
+pub(super) const QUIET_CODE: &str = "300002/000013";
+
 /// The table of townships that the repository carries.
 const STREETS: &str = include_str!("../../../deploy/data/streets.csv");
 
@@ -51,6 +54,7 @@ pub(super) struct Fan {
     pub(super) world: World,
     pub(super) subscribers: Vec<Subscribing>,
     pub(super) provider: Agency,
+    authority: Agency,
 }
 
 impl Fan {
@@ -97,7 +101,7 @@ impl Fan {
             Subscribing { code, region: (*region).to_owned(), kind: *kind, invitation }
         });
         let subscribers = subscribers.collect();
-        Ok(Self { world, subscribers, provider })
+        Ok(Self { world, subscribers, provider, authority })
     }
 
     /// Makes a version of so many rows: every region has some, and which has how many is decided by the seed.
@@ -150,9 +154,20 @@ impl Fan {
         Ok(Version { file, rows_of })
     }
 
-    /// The provider pushes a file as a full version.
+    /// Publishes the entry that flows back to nobody.
+    pub(super) fn publish_quiet(&self, dir: &Path) -> Result<(), BenchError> {
+        let entry = save(dir, "quiet.toml", &entry_of(QUIET_CODE))?;
+        self.world.publish(&self.provider, &self.authority, &entry, QUIET_CODE).map(drop)
+    }
+
+    /// The provider pushes a file as a full version of what flows back.
     pub(super) fn push(&self, file: &Path) -> Result<(), BenchError> {
-        self.world.agent(&self.provider, ["push", "batch", CODE, "--mode", "full"]).arg(file).run(0).map(drop)
+        self.push_to(CODE, file)
+    }
+
+    /// The provider pushes a file as a full version of an entry.
+    pub(super) fn push_to(&self, code: &str, file: &Path) -> Result<(), BenchError> {
+        self.world.agent(&self.provider, ["push", "batch", code, "--mode", "full"]).arg(file).run(0).map(drop)
     }
 
     /// The agencies whose subscriptions lack a version, as the operator sees them.
@@ -208,8 +223,12 @@ fn invite(socket: &Path, codes: &[String]) -> Result<Vec<String>, BenchError> {
 
 /// The entry of the rows that are made here.
 pub(super) fn entry_toml() -> String {
+    entry_of(CODE)
+}
+
+fn entry_of(code: &str) -> String {
     let items = [("region", "string"), ("id", "int64"), ("name", "string"), ("amount", "int64")];
-    flowing_entry(CODE, &items.map(|(name, of)| (name, of, false)))
+    flowing_entry(code, &items.map(|(name, of)| (name, of, false)))
 }
 
 #[cfg(test)]
