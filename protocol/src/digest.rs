@@ -152,9 +152,12 @@ impl ChunkHasher {
 
     /// Of the bytes so far.
     pub fn value(&self) -> ChunkValue {
-        // A part of a tree has bytes; what has none is no chunk, and fits no value of one.
-        let is_tree = self.is_file || self.hasher.count() == 0;
-        if is_tree { *self.hasher.finalize().as_bytes() } else { self.hasher.finalize_non_root() }
+        match (self.is_file, self.hasher.count()) {
+            (true, _) => *self.hasher.finalize().as_bytes(),
+            // A part of a tree has bytes; what has none is no chunk, and fits no value of one.
+            (false, 0) => *blake3::hash(&[]).as_bytes(),
+            (false, _) => self.hasher.finalize_non_root(),
+        }
     }
 }
 
