@@ -111,7 +111,8 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     }
     check(behind_after.len() == dead, || format!("{} are behind, of {dead} dead", behind_after.len()))?;
 
-    let moved = Counters { read_bytes: after.since(&before).read_bytes - of_push.read_bytes, ..after.since(&before) };
+    let mut moved = after.since(&before);
+    moved.read_bytes -= of_push.read_bytes;
     let budget = BUDGET_BYTES + CONNECTION_BYTES * options.subscribers as u64;
     let mut scenario = Scenario::default();
     scenario.ratios.insert("decoded_over_distinct", moved.decoded_rows / options.rows.max(1) as f64);

@@ -8,7 +8,6 @@ use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::predicate::{Predicate, Value};
-use lingqu_protocol::region::RegionLevel;
 use lingqu_protocol::scope::{ApplicationSpec, Transform};
 use std::sync::Mutex;
 
@@ -76,14 +75,7 @@ impl World {
     /// A grant under the usual application with more keys, of an entry with these terms.
     fn new(keys: &str, terms: &str) -> Self {
         let gate = Gate::new(Arc::new(HandClock(Mutex::new(NOW))));
-        let mut updates = vec![Update::Agency(AgencyView {
-            code: REQUESTER.parse().unwrap(),
-            name: "n".into(),
-            region: "44".parse().unwrap(),
-            level: RegionLevel::Province,
-            duties: [].into(),
-            authority: false,
-        })];
+        let mut updates = vec![Update::Agency(AgencyView::of_province(REQUESTER))];
         updates.extend(["a", "b"].map(|name| Update::Agent(AgentView { id: peer(name).agent, blocked: None })));
         gate.publish(updates);
         gate.refresh(Duration::from_secs(5));

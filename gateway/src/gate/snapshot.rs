@@ -33,6 +33,22 @@ pub struct AgencyView {
     pub authority: bool,
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+impl AgencyView {
+    /// One of a province without duties, for tests that ask for no more.
+    pub(crate) fn of_province(code: &str) -> Self {
+        Self {
+            code: code.parse().unwrap(),
+            name: code.to_owned(),
+            region: "44".parse().unwrap(),
+            level: RegionLevel::Province,
+            duties: [].into(),
+            authority: false,
+        }
+    }
+}
+
 /// An agent that joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentView {

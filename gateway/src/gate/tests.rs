@@ -1,14 +1,13 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use lingqu_protocol::agency::{AgentId, CreditCode};
+use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
 use lingqu_protocol::entry::EntrySpec;
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::predicate::Predicate;
-use lingqu_protocol::region::RegionLevel;
 use lingqu_protocol::scope::ApplicationSpec;
 use std::sync::Mutex;
 
@@ -56,16 +55,8 @@ impl World {
         let world = Self { gate, clock, entry: EntryId::from_bits(1), grant: GrantId::from_bits(2) };
         let mut updates = Vec::new();
         for code in [PROVIDER, REQUESTER, OTHER] {
-            let code: CreditCode = code.parse().unwrap();
-            updates.push(Update::Agency(AgencyView {
-                code,
-                name: code.to_string(),
-                region: "44".parse().unwrap(),
-                level: RegionLevel::Province,
-                duties: [].into(),
-                authority: false,
-            }));
-            updates.push(Update::Agent(AgentView { id: agent(code.as_str()), blocked: None }));
+            updates.push(Update::Agency(AgencyView::of_province(code)));
+            updates.push(Update::Agent(AgentView { id: agent(code), blocked: None }));
         }
         updates.push(Update::Entry(world.entry_view(true)));
         updates.push(Update::Grant(world.grant_view(GrantStatus::InForce)));
@@ -247,14 +238,7 @@ fn a_quality_rule_looks_only_into_entries_that_its_provider_may_see() {
 fn every_flow_is_denied_to_every_role_that_it_is_not_for() {
     const AUTHORITY: &str = "91440300708461136T";
     let world = World::new();
-    let authority = AgencyView {
-        code: AUTHORITY.parse().unwrap(),
-        name: "主管部门".into(),
-        region: "44".parse().unwrap(),
-        level: RegionLevel::Province,
-        duties: [].into(),
-        authority: true,
-    };
+    let authority = AgencyView { authority: true, ..AgencyView::of_province(AUTHORITY) };
     let joined = AgentView { id: agent(AUTHORITY), blocked: None };
     let blocked = AgentView { id: format!("{REQUESTER}/b").parse().unwrap(), blocked: Some("lost".into()) };
     world.gate.publish(vec![Update::Agency(authority), Update::Agent(joined), Update::Agent(blocked)]);

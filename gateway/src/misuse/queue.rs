@@ -251,7 +251,6 @@ mod tests {
     use crate::gate::{AgencyView, AgentView, EntryView, Gate, Permit as _, Update};
     use lingqu_protocol::entry::EntrySpec;
     use lingqu_protocol::ids::EntryId;
-    use lingqu_protocol::region::RegionLevel;
 
     const CODE: &str = "91350100M000100Y43";
 
@@ -305,16 +304,8 @@ grade = "general-1"
         let agency = CODE.parse().unwrap();
         let spec = Arc::new(EntrySpec::parse(ENTRY).unwrap());
         let entry = EntryId::from_bits(1);
-        let region = "44".parse().unwrap();
         gate.publish(vec![
-            Update::Agency(AgencyView {
-                code: agency,
-                name: "n".into(),
-                region,
-                level: RegionLevel::Province,
-                duties: [].into(),
-                authority: false,
-            }),
+            Update::Agency(AgencyView::of_province(CODE)),
             Update::Agent(AgentView { id: peer().agent, blocked: None }),
             Update::Entry(EntryView { id: entry, code: None, provider: agency, spec, published: true }),
         ]);

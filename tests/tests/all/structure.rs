@@ -1,5 +1,6 @@
 //! The shape of the workspace: who may import whom, what every limit must have, what the READMEs must say.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -156,6 +157,43 @@ fn every_limit_says_its_reason() {
         }
     }
     assert!(limits > 40, "{limits} limits were found");
+}
+
+/// Constants at the top of a file, with their values.
+fn constants(text: &str) -> BTreeMap<String, String> {
+    let is_item = |line: &&str| line.starts_with("const ") || line.starts_with("pub");
+    let starts = text.lines().filter(is_item).filter_map(|line| line.split_once("const ").map(|(_, after)| after));
+    let named = starts.filter_map(|after| after.split_once(':').map(|(name, _)| name));
+    let valued = named.filter_map(|name| {
+        let declared = text.split(&format!("const {name}:")).nth(1)?;
+        let (_, value) = declared.split_once(';')?.0.split_once('=')?;
+        Some((name.to_owned(), value.split_whitespace().collect::<Vec<_>>().join(" ")))
+    });
+    valued.collect()
+}
+
+#[test]
+fn the_table_of_limits_is_what_the_source_says() {
+    let operations = read("docs/OPERATIONS.md");
+    let table =
+        operations.split("<!-- limits: begin -->").nth(1).unwrap().split("<!-- limits: end -->").next().unwrap();
+    let mut listed = BTreeSet::new();
+    for row in table.lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = row.split(" | ").map(|cell| cell.trim_matches(['|', '`', ' '])).collect();
+        let [name, file, value, ..] = cells[..] else { panic!("not a row: {row}") };
+        assert_eq!(constants(&read(file)).get(name).map(String::as_str), Some(value), "{name} of {file}");
+        listed.insert((file.to_owned(), name.to_owned()));
+    }
+    for dir in ["protocol/src", "certs/src", "gateway/src", "agent/src"] {
+        for (file, text) in sources(dir).into_iter().filter(|(file, _)| !file.contains("test")) {
+            for name in constants(&text).into_keys().filter(|name| name.ends_with("_MAX")) {
+                assert!(
+                    listed.contains(&(file.clone(), name.clone())),
+                    "{name} of {file} is not in docs/OPERATIONS.md"
+                );
+            }
+        }
+    }
 }
 
 #[test]
