@@ -154,10 +154,10 @@ struct RevocationArgs {
 #[derive(Debug, Args)]
 struct CostArgs {
     /// Pairs.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = 100)]
     pairs: usize,
     /// Bytes of each transfer.
-    #[arg(long, default_value = "1GiB", value_parser = size)]
+    #[arg(long, default_value = "512MiB", value_parser = size)]
     size: u64,
     /// Makes the content.
     #[arg(long, default_value_t = 1)]

@@ -2,6 +2,8 @@
 //! The decoder holds at most one bounded frame, hands bulk bytes on as they come, and never trusts a length before it has
 //! checked it against the kind's bound.
 
+pub mod lz4;
+
 use crate::digest::{CHUNK_BYTES, ChunkValue};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
@@ -35,10 +37,12 @@ pub enum FrameKind {
     Item = 4,
     /// One Arrow IPC encapsulated message.
     Batch = 5,
+    /// The same, compressed: its length (4 bytes) and an LZ4 block.
+    BatchLz4 = 6,
 }
 
 impl FrameKind {
-    const ALL: [Self; 5] = [Self::Control, Self::Manifest, Self::Segment, Self::Item, Self::Batch];
+    const ALL: [Self; 6] = [Self::Control, Self::Manifest, Self::Segment, Self::Item, Self::Batch, Self::BatchLz4];
 
     /// Bytes that a body of this kind may have.
     pub const fn body_bytes_max(self) -> usize {
@@ -47,7 +51,7 @@ impl FrameKind {
             Self::Manifest => MANIFEST_BYTES_MAX,
             Self::Segment => 4,
             Self::Item => ITEM_HEAD_BYTES + CHUNK_BYTES as usize,
-            Self::Batch => BATCH_BYTES_MAX,
+            Self::Batch | Self::BatchLz4 => BATCH_BYTES_MAX,
         }
     }
 
@@ -55,6 +59,7 @@ impl FrameKind {
         match self {
             Self::Segment => 4,
             Self::Item => ITEM_HEAD_BYTES,
+            Self::BatchLz4 => lz4::LENGTH_BYTES,
             Self::Control | Self::Manifest | Self::Batch => 0,
         }
     }
@@ -74,6 +79,9 @@ pub enum FrameError {
         /// The length it claims.
         bytes: u64,
     },
+    /// A compressed batch that is none.
+    #[error("a compressed batch cannot be restored: {0}")]
+    NotLz4(String),
     /// A protobuf message that is none.
     #[error("a message cannot be decoded: {0}")]
     BadMessage(String),
@@ -102,7 +110,7 @@ pub enum Event {
     },
     /// The next bytes of the current item, as they came.
     ItemData(Bytes),
-    /// A whole Arrow IPC message.
+    /// A whole Arrow IPC message, restored where it came compressed.
     Batch(Bytes),
 }
 
@@ -229,6 +237,7 @@ impl Decoder {
                         FrameKind::Control => Event::Control(body),
                         FrameKind::Manifest => Event::Manifest(body),
                         FrameKind::Batch => Event::Batch(body),
+                        FrameKind::BatchLz4 => Event::Batch(lz4::restored(body)?),
                         FrameKind::Segment | FrameKind::Item => Event::Segment(body.get_u32()),
                     }));
                 }
@@ -374,7 +383,7 @@ mod tests {
     #[test]
     fn a_length_is_refused_before_anything_is_held_for_it() {
         for (kind, bytes) in
-            [(1u8, u32::MAX), (2, 1 << 20 | 1), (3, 3), (3, 5), (4, 35), (4, 36 + (1 << 20) + 1), (5, 1 << 25)]
+            [(1u8, u32::MAX), (2, 1 << 20 | 1), (3, 3), (3, 5), (4, 35), (4, 36 + (1 << 20) + 1), (5, 1 << 25), (6, 3)]
         {
             let mut decoder = Decoder::default();
             let mut head = vec![kind];

@@ -46,17 +46,14 @@
 //! a tenth of reading the row and not several times as much. `bytes_root`, over what was delivered, is the one to hold a
 //! liar to.
 
+mod cells;
+
 use crate::columns::{arrow_type, item_type_for};
 use crate::digest::Digest;
 use crate::entry::{EntrySpec, ItemType};
-use arrow::array::{
-    Array, AsArray, BinaryArray, BooleanArray, GenericByteArray, PrimitiveArray, RecordBatch, StringArray,
-};
-use arrow::buffer::NullBuffer;
-use arrow::datatypes::{
-    ByteArrayType, Date32Type, Decimal128Type, Float64Type, Int32Type, Int64Type, Schema, TimestampMicrosecondType,
-};
-use std::ops::Range;
+use arrow::array::{Array as _, RecordBatch};
+use arrow::datatypes::Schema;
+use cells::{Cells, Row};
 use twox_hash::XxHash3_128;
 
 /// What stands before count and sum, so that no other digest of this program is over the same bytes.
@@ -64,12 +61,6 @@ const DOMAIN: &[u8; 21] = b"lingqu rows_digest 2\n";
 
 /// The bits of every NaN.
 const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
-
-/// Bytes of a cell before its value: place and tag.
-const HEAD_BYTES: usize = 3;
-
-/// Rows that are encoded at a time, column by column: few enough that their encodings stay in a processor's own memory.
-const BLOCK_ROWS: usize = 256;
 
 /// Count and sum of rows: all that a digest needs, so it can be kept with a part and added to others'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,18 +124,8 @@ impl RowsSum {
 pub struct RowsDigest {
     columns: Vec<(String, ItemType)>,
     sum: RowsSum,
-    /// Kept for its memory.
-    scratch: Scratch,
-}
-
-/// The rows of a block while they are encoded.
-#[derive(Clone, Debug, Default)]
-struct Scratch {
-    /// The encodings, one after the other.
-    encoded: Vec<u8>,
-    /// Where each row's next cell goes; in the end, where the row ends.
-    at: Vec<usize>,
-    /// The hashes of a batch.
+    row: Row,
+    /// Of the last batch. Kept for its memory.
     hashes: Vec<u128>,
 }
 
@@ -191,7 +172,7 @@ impl RowsDigest {
     }
 
     fn over(columns: impl Iterator<Item = (String, ItemType)>) -> Self {
-        Self { columns: columns.collect(), sum: RowsSum::default(), scratch: Scratch::default() }
+        Self { columns: columns.collect(), sum: RowsSum::default(), row: Row::default(), hashes: Vec::new() }
     }
 
     /// Adds the rows of a batch, whose columns are exactly those of the digest, in their order and canonical types. Gives
@@ -202,13 +183,14 @@ impl RowsDigest {
     /// Where they are not; nothing is added then.
     pub fn update(&mut self, batch: &RecordBatch) -> Result<&[u128], RowsError> {
         let cells = self.cells(batch)?;
-        self.scratch.hashes.clear();
-        let rows = batch.num_rows();
-        for start in (0..rows).step_by(BLOCK_ROWS) {
-            self.scratch.block(&cells, start..rows.min(start + BLOCK_ROWS));
+        self.hashes.clear();
+        self.hashes.reserve(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let hash = XxHash3_128::oneshot(self.row.write(&cells, row));
+            self.hashes.push(hash);
+            self.sum.add_row(hash);
         }
-        self.scratch.hashes.iter().for_each(|hash| self.sum.add_row(*hash));
-        Ok(&self.scratch.hashes)
+        Ok(&self.hashes)
     }
 
     /// Adds the rows that `other` has seen, over the same columns.
@@ -216,9 +198,19 @@ impl RowsDigest {
         self.sum.merge(&other.sum);
     }
 
+    /// Adds rows whose count and sum are known.
+    pub fn add_sum(&mut self, sum: &RowsSum) {
+        self.sum.merge(sum);
+    }
+
     /// Count and sum so far.
     pub fn sum(&self) -> RowsSum {
         self.sum
+    }
+
+    /// The same, and begins anew.
+    pub fn take_sum(&mut self) -> RowsSum {
+        std::mem::take(&mut self.sum)
     }
 
     /// The digest of the rows so far.
@@ -233,181 +225,16 @@ impl RowsDigest {
         let schema = batch.schema_ref();
         let columns = self.columns.iter().zip(schema.fields().iter().zip(batch.columns()));
         let mut cells = Vec::with_capacity(self.columns.len());
-        for (place, ((name, item_type), (field, column))) in columns.enumerate() {
-            let canonical = if field.name() == name { Cells::new(column.as_ref(), *item_type) } else { None };
+        for (place, ((name, item_type), (field, column))) in (0..=u16::MAX).zip(columns) {
+            let canonical = if field.name() == name { Cells::new(place, column.as_ref(), *item_type) } else { None };
             cells.push(canonical.ok_or_else(|| RowsError::Column {
-                place,
+                place: place.into(),
                 expected: format!("{name:?} {}", arrow_type(*item_type)),
                 found: format!("{:?} {}", field.name(), column.data_type()).chars().take(200).collect(),
             })?);
         }
         Ok(cells)
     }
-}
-
-/// The cells of a column, by their canonical type.
-struct Cells<'a> {
-    nulls: Option<&'a NullBuffer>,
-    values: Values<'a>,
-}
-
-enum Values<'a> {
-    String(&'a StringArray),
-    Int32(&'a PrimitiveArray<Int32Type>),
-    Int64(&'a PrimitiveArray<Int64Type>),
-    Float64(&'a PrimitiveArray<Float64Type>),
-    Decimal(&'a PrimitiveArray<Decimal128Type>),
-    Date(&'a PrimitiveArray<Date32Type>),
-    Timestamp(&'a PrimitiveArray<TimestampMicrosecondType>),
-    Bool(&'a BooleanArray),
-    Binary(&'a BinaryArray),
-}
-
-impl<'a> Cells<'a> {
-    /// `None` where the column is not of the canonical type.
-    fn new(column: &'a dyn Array, item_type: ItemType) -> Option<Self> {
-        if *column.data_type() != arrow_type(item_type) {
-            return None;
-        }
-        let values = match item_type {
-            ItemType::String => Values::String(column.as_string_opt()?),
-            ItemType::Int32 => Values::Int32(column.as_primitive_opt()?),
-            ItemType::Int64 => Values::Int64(column.as_primitive_opt()?),
-            ItemType::Float64 => Values::Float64(column.as_primitive_opt()?),
-            ItemType::Decimal(..) => Values::Decimal(column.as_primitive_opt()?),
-            ItemType::Date => Values::Date(column.as_primitive_opt()?),
-            ItemType::Timestamp => Values::Timestamp(column.as_primitive_opt()?),
-            ItemType::Bool => Values::Bool(column.as_boolean_opt()?),
-            ItemType::Binary => Values::Binary(column.as_binary_opt()?),
-        };
-        Some(Self { nulls: column.nulls().filter(|nulls| nulls.null_count() > 0), values })
-    }
-
-    /// Adds to each of `lengths` the bytes of the column's cell in that row, the first being `rows.start`.
-    fn measure(&self, rows: Range<usize>, lengths: &mut [usize]) {
-        let fixed = match &self.values {
-            Values::String(column) => return self.each(rows, lengths, |row, len| *len += 4 + text_bytes(column, row)),
-            Values::Binary(column) => return self.each(rows, lengths, |row, len| *len += 4 + text_bytes(column, row)),
-            Values::Int32(_) | Values::Date(_) => 4,
-            Values::Int64(_) | Values::Float64(_) | Values::Timestamp(_) => 8,
-            Values::Decimal(_) => 16,
-            Values::Bool(_) => 1,
-        };
-        self.each(rows, lengths, |_, len| *len += fixed);
-    }
-
-    /// Calls `f` for each row that has a value; what it adds to the length comes on top of a cell's head.
-    fn each(&self, rows: Range<usize>, lengths: &mut [usize], mut f: impl FnMut(usize, &mut usize)) {
-        for (row, len) in rows.zip(lengths) {
-            if self.nulls.is_none_or(|nulls| nulls.is_valid(row)) {
-                *len += HEAD_BYTES;
-                f(row, len);
-            }
-        }
-    }
-
-    /// Writes the column's cells of `rows`, each where `at` says, and moves that on.
-    fn encode(&self, place: u16, rows: Range<usize>, out: &mut [u8], at: &mut [usize]) {
-        match &self.values {
-            Values::String(a) => self.put(place, rows, out, at, |out, row| put_bytes(out, a.value(row).as_bytes())),
-            Values::Binary(a) => self.put(place, rows, out, at, |out, row| put_bytes(out, a.value(row))),
-            Values::Int32(a) => self.put(place, rows, out, at, |out, row| put(out, a.value(row).to_be_bytes())),
-            Values::Int64(a) => self.put(place, rows, out, at, |out, row| put(out, a.value(row).to_be_bytes())),
-            Values::Decimal(a) => self.put(place, rows, out, at, |out, row| put(out, a.value(row).to_be_bytes())),
-            Values::Date(a) => self.put(place, rows, out, at, |out, row| put(out, a.value(row).to_be_bytes())),
-            Values::Timestamp(a) => self.put(place, rows, out, at, |out, row| put(out, a.value(row).to_be_bytes())),
-            Values::Bool(a) => self.put(place, rows, out, at, |out, row| put(out, [u8::from(a.value(row))])),
-            Values::Float64(a) => self.put(place, rows, out, at, |out, row| {
-                let value = a.value(row);
-                let bits = if value.is_nan() { NAN_BITS } else { value.to_bits() };
-                put(out, bits.to_be_bytes())
-            }),
-        }
-    }
-
-    #[inline]
-    fn put(
-        &self,
-        place: u16,
-        rows: Range<usize>,
-        out: &mut [u8],
-        at: &mut [usize],
-        value: impl Fn(&mut [u8], usize) -> usize,
-    ) {
-        let [high, low] = place.to_be_bytes();
-        let head = [high, low, self.tag()];
-        for (row, at) in rows.zip(at) {
-            if self.nulls.is_some_and(|nulls| nulls.is_null(row)) {
-                continue;
-            }
-            // What was measured is what is written, so there is room.
-            let Some(room) = out.get_mut(*at..) else { return };
-            let Some((before, room)) = room.split_at_mut_checked(HEAD_BYTES) else { return };
-            before.copy_from_slice(&head);
-            *at += HEAD_BYTES + value(room, row);
-        }
-    }
-
-    const fn tag(&self) -> u8 {
-        match self.values {
-            Values::String(_) => 1,
-            Values::Int32(_) => 2,
-            Values::Int64(_) => 3,
-            Values::Float64(_) => 4,
-            Values::Decimal(_) => 5,
-            Values::Date(_) => 6,
-            Values::Timestamp(_) => 7,
-            Values::Bool(_) => 8,
-            Values::Binary(_) => 9,
-        }
-    }
-}
-
-impl Scratch {
-    /// Encodes a block of rows and appends their hashes.
-    fn block(&mut self, cells: &[Cells<'_>], rows: Range<usize>) {
-        self.at.clear();
-        self.at.resize(rows.len(), 0);
-        cells.iter().for_each(|column| column.measure(rows.clone(), &mut self.at));
-        let mut bytes = 0;
-        for at in &mut self.at {
-            let length = *at;
-            *at = bytes;
-            bytes += length;
-        }
-        self.encoded.resize(bytes, 0);
-        for (place, column) in (0..=u16::MAX).zip(cells) {
-            column.encode(place, rows.clone(), &mut self.encoded, &mut self.at);
-        }
-        let mut start = 0;
-        for end in &self.at {
-            self.hashes.push(XxHash3_128::oneshot(self.encoded.get(start..*end).unwrap_or_default()));
-            start = *end;
-        }
-    }
-}
-
-fn text_bytes<T: ByteArrayType<Offset = i32>>(column: &GenericByteArray<T>, row: usize) -> usize {
-    usize::try_from(column.value_length(row)).unwrap_or(0)
-}
-
-#[inline]
-fn put<const N: usize>(out: &mut [u8], value: [u8; N]) -> usize {
-    if let Some(room) = out.first_chunk_mut::<N>() {
-        *room = value;
-    }
-    N
-}
-
-#[inline]
-fn put_bytes(out: &mut [u8], value: &[u8]) -> usize {
-    // A column of this type has 32-bit offsets, so no value is longer than 31 bits.
-    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    let head = put(out, len.to_be_bytes());
-    if let Some(room) = out.get_mut(head..head + value.len()) {
-        room.copy_from_slice(value);
-    }
-    head + value.len()
 }
 
 #[cfg(test)]

@@ -102,6 +102,7 @@ fn what_is_no_frame_is_refused_for_its_reason() {
         let found = match read(&bytes, 1).unwrap_err() {
             FrameError::UnknownKind(_) => "unknown_kind",
             FrameError::OutOfBounds { .. } => "out_of_bounds",
+            FrameError::NotLz4(_) => "not_lz4",
             FrameError::BadMessage(_) => "bad_message",
             FrameError::Truncated => "truncated",
         };

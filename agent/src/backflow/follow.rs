@@ -197,6 +197,7 @@ impl<D: Dial> Run<'_, D> {
             columns: self.subscription.columns.clone(),
             once: self.subscription.once,
             sink: self.subscription.kind.to_owned(),
+            lz4: true,
         };
         let mut control = session.request(request::Ask::Follow(ask)).await?;
         let ready = match answer(&mut control).await? {

@@ -17,6 +17,9 @@ const SHARE_BYTES_MAX: u32 = 12 << 20;
 /// What every transfer gets: some datagrams, so that it goes on, however many there are.
 const SHARE_BYTES_MIN: u32 = 32 << 10;
 
+/// Steps of a share within a doubling, as a power of two: at most an eighth of the budget is nobody's.
+const STEPS_BITS: u32 = 3;
+
 /// What a connection has that moves nothing.
 pub const IDLE_BYTES: u32 = 64 << 10;
 
@@ -33,7 +36,22 @@ struct Active {
     transfers: usize,
     /// How often the last of its transfers has ended: whether another began meanwhile.
     ended: u64,
+    /// What it was given last; none before it was given anything.
+    share: Option<u32>,
     resize: Box<dyn Fn(u32) + Send>,
+}
+
+impl Active {
+    fn new(resize: impl Fn(u32) + Send + 'static) -> Self {
+        Self { transfers: 0, ended: 0, share: None, resize: Box::new(resize) }
+    }
+
+    fn give(&mut self, share: u32) {
+        if self.share != Some(share) {
+            self.share = Some(share);
+            (self.resize)(share);
+        }
+    }
 }
 
 /// A transfer's share; dropped, the others have more after a while.
@@ -47,9 +65,9 @@ impl Windows {
     pub fn take<C: Channel>(self: &Arc<Self>, connection: u64, channel: &C) -> Share {
         let mut active = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let channel = channel.clone();
-        let resize = Box::new(move |bytes| channel.set_windows(bytes));
-        active.entry(connection).or_insert(Active { transfers: 0, ended: 0, resize }).transfers += 1;
-        divide(&active);
+        let mine = active.entry(connection).or_insert_with(|| Active::new(move |bytes| channel.set_windows(bytes)));
+        mine.transfers += 1;
+        divide(&mut active);
         Share { windows: Arc::clone(self), connection }
     }
 }
@@ -61,7 +79,7 @@ impl Windows {
         if let Some(mine) = active.get(&connection).filter(|mine| (mine.transfers, mine.ended) == (0, ended)) {
             (mine.resize)(IDLE_BYTES);
             active.remove(&connection);
-            divide(&active);
+            divide(&mut active);
         }
     }
 }
@@ -90,10 +108,18 @@ impl Drop for Share {
     }
 }
 
-fn divide(active: &HashMap<u64, Active>) {
-    let count = u32::try_from(active.len()).unwrap_or(u32::MAX).max(1);
-    let share = (BUDGET_BYTES / count).clamp(SHARE_BYTES_MIN, SHARE_BYTES_MAX);
-    active.values().for_each(|a| (a.resize)(share));
+/// Gives each what it has now. Whoever has it already is left alone: to change a window wakes its connection, and thousands
+/// that begin together would wake each other every time.
+fn divide(active: &mut HashMap<u64, Active>) {
+    let share = share(active.len());
+    active.values_mut().for_each(|a| a.give(share));
+}
+
+/// The share of each of so many. It changes in steps, a few with each doubling, so that one more seldom changes everybody's.
+fn share(count: usize) -> u32 {
+    let equal = BUDGET_BYTES / u32::try_from(count).unwrap_or(u32::MAX).max(1);
+    let step = (1 << equal.checked_ilog2().unwrap_or(0)) >> STEPS_BITS;
+    (equal - equal % step.max(1)).clamp(SHARE_BYTES_MIN, SHARE_BYTES_MAX)
 }
 
 #[cfg(test)]
@@ -105,10 +131,10 @@ mod tests {
     fn take(windows: &Arc<Windows>, connection: u64) -> (Share, Arc<AtomicU32>) {
         let seen = Arc::new(AtomicU32::new(0));
         let shown = Arc::clone(&seen);
-        let resize = Box::new(move |bytes| shown.store(bytes, Ordering::SeqCst));
         let mut active = windows.0.lock().unwrap();
-        active.entry(connection).or_insert(Active { transfers: 0, ended: 0, resize }).transfers += 1;
-        divide(&active);
+        let mine = active.entry(connection);
+        mine.or_insert_with(|| Active::new(move |bytes| shown.store(bytes, Ordering::SeqCst))).transfers += 1;
+        divide(&mut active);
         drop(active);
         (Share { windows: Arc::clone(windows), connection }, seen)
     }
@@ -146,6 +172,33 @@ mod tests {
         assert_eq!(share(), SHARE_BYTES_MAX, "its own time is not over");
         windows.take_back(0, 2);
         assert_eq!((share(), windows.0.lock().unwrap().len()), (IDLE_BYTES, 0));
+    }
+
+    #[test]
+    fn thousands_that_begin_together_seldom_wake_each_other() {
+        let windows = Arc::<Windows>::default();
+        let woken = Arc::new(AtomicU32::new(0));
+        for connection in 0..3000 {
+            let woken = Arc::clone(&woken);
+            let mut active = windows.0.lock().unwrap();
+            let count = move |_| {
+                woken.fetch_add(1, Ordering::SeqCst);
+            };
+            active.entry(connection).or_insert_with(|| Active::new(count)).transfers += 1;
+            divide(&mut active);
+        }
+        let each = f64::from(woken.load(Ordering::SeqCst)) / 3000.0;
+        assert!(each < 8.0, "each was woken {each} times");
+    }
+
+    #[test]
+    fn a_share_is_at_most_the_equal_part_and_nearly_all_of_it() {
+        for count in 1..=1024usize {
+            let equal = BUDGET_BYTES / count as u32;
+            let share = share(count);
+            assert!(share <= equal.min(SHARE_BYTES_MAX), "{count}");
+            assert!(share >= (equal / 8 * 7).min(SHARE_BYTES_MAX), "{count}: {share} of {equal}");
+        }
     }
 
     #[test]

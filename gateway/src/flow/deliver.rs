@@ -3,6 +3,7 @@
 
 use super::error::FlowError;
 use super::follow::{Following, gone};
+use super::pace::Pace;
 use super::reconcile::slice_sum;
 use super::sending::{Sending, Sent};
 use super::steps::{Ready, Sendable};
@@ -10,7 +11,7 @@ use super::subscription::Acknowledged;
 use super::wires::{DataLane, Token, Wires};
 use crate::gate::Permit;
 use crate::lake::manifest::Regions;
-use crate::lake::split::{Cursor, Slice as Rows, Tapped, tap};
+use crate::lake::split::{Cursor, Piece, Slice as Rows, Tapped, tap};
 use crate::metrics;
 use lingqu_protocol::backflow::{ALIVE_EVERY, SliceMode};
 use lingqu_protocol::changes::Op;
@@ -223,7 +224,7 @@ impl<F> Following<'_, F> {
         self.flow.failpoint("follow.before_data");
         let schema = projected_schema(&allowed.entry.spec, &allowed.columns);
         let with_op = told.mode == SliceMode::Changes;
-        let mut sending = Sending::begin(lane, leash, schema, with_op).await?;
+        let mut sending = Sending::begin(lane, leash, schema, with_op, self.ask.lz4.then(Pace::default)).await?;
         self.send(rows, told, &mut sending).await?;
         Ok(sending.end())
     }
@@ -274,14 +275,27 @@ impl<F> Following<'_, F> {
         op: Option<Op>,
         sending: &mut Sending<S>,
     ) -> Result<(), FlowError> {
+        let is_all = columns.iter().copied().eq(0..self.permit.allowed().entry.spec.items.len());
+        let places = (!is_all || op.is_some()).then_some(columns);
         let mut cursor = Cursor::default();
         loop {
             let turn = self.flow.ahead().turn().await?;
-            let Some(batch) = slice.next(&mut cursor, columns, self.piece_bytes()).await? else { return Ok(()) };
-            self.flow.failpoint("follow.piece");
-            let encoded = sending.encode(&batch, op)?;
-            drop((turn, batch));
-            sending.send(encoded).await?;
+            match slice.next(&mut cursor, places, self.piece_bytes()).await? {
+                None => return Ok(()),
+                Some(Piece::Ready(messages)) => {
+                    drop(turn);
+                    for message in messages {
+                        self.flow.failpoint("follow.piece");
+                        sending.as_it_is(message).await?;
+                    }
+                }
+                Some(Piece::Rows(batch)) => {
+                    self.flow.failpoint("follow.piece");
+                    let encoded = sending.encode(&batch, op)?;
+                    drop((turn, batch));
+                    sending.send(encoded).await?;
+                }
+            }
         }
     }
 

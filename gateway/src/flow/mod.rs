@@ -16,6 +16,7 @@ mod mark;
 pub mod match_keys;
 pub mod meter;
 mod opened;
+mod pace;
 pub mod pseudonym;
 pub mod pull;
 pub mod push_batch;

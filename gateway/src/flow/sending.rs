@@ -1,19 +1,22 @@
 //! Frames of one subscriber's slice: encoded, digested, counted, under a leash.
 
 use super::error::FlowError;
+use super::pace::Pace;
 use super::wires::DataLane;
 use crate::gate::Leash;
+use crate::lake::split::Frame as Message;
 use crate::metrics;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use lingqu_protocol::changes::{OP_COLUMN, Op};
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::frame::{self, FrameKind};
+use lingqu_protocol::frame::{self, FrameKind, lz4};
 use lingqu_protocol::ipc::{BatchRoot, Encoder};
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use lingqu_protocol::stream::SendHalf;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// One subscriber's rows of a version, on their way.
 pub(super) struct Sending<S: SendHalf> {
@@ -23,6 +26,8 @@ pub(super) struct Sending<S: SendHalf> {
     schema: SchemaRef,
     root: BatchRoot,
     digest: RowsDigest,
+    /// None where the receiver takes nothing compressed.
+    pace: Option<Pace>,
 }
 
 /// What was sent of a slice.
@@ -52,6 +57,7 @@ impl<S: SendHalf> Sending<S> {
         leash: Leash,
         columns: SchemaRef,
         with_op: bool,
+        pace: Option<Pace>,
     ) -> Result<Self, FlowError> {
         let schema = if with_op { with_op_column(&columns) } else { columns };
         let mut sending = Self {
@@ -61,6 +67,7 @@ impl<S: SendHalf> Sending<S> {
             digest: RowsDigest::of_schema(&schema).ok_or_else(|| FlowError::Machine("columns of no item".into()))?,
             schema,
             root: BatchRoot::default(),
+            pace,
         };
         let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
         sending.root.add(std::iter::once(&first[..]));
@@ -90,6 +97,14 @@ impl<S: SendHalf> Sending<S> {
         Ok(Encoded { body, rows: batch.num_rows() as u64 })
     }
 
+    /// Sends a message of all columns as it lies.
+    pub(super) async fn as_it_is(&mut self, message: Message) -> Result<(), FlowError> {
+        self.leash.check()?;
+        self.root.add_hashed(message.body.len(), &message.digest);
+        self.digest.add_sum(&message.sum);
+        self.send(Encoded { body: vec![message.body], rows: message.sum.count }).await
+    }
+
     /// Sends what was made of rows.
     pub(super) async fn send(&mut self, Encoded { body, rows }: Encoded) -> Result<(), FlowError> {
         self.frame(body).await?;
@@ -98,15 +113,43 @@ impl<S: SendHalf> Sending<S> {
         Ok(())
     }
 
+    /// Sends a batch: as it is, or compressed where that is worth it. What is counted is the batch.
     async fn frame(&mut self, body: Vec<Bytes>) -> Result<(), FlowError> {
         let bytes: usize = body.iter().map(Bytes::len).sum();
-        self.lane.raw(Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?)).await?;
-        for piece in body {
-            self.lane.raw(piece).await?;
-        }
-        metrics::sent(bytes as u64);
+        let sent_bytes = match self.compressed(&body) {
+            Some(frame) => self.raw(vec![frame]).await?,
+            None => {
+                let head = Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?);
+                self.raw([vec![head], body].concat()).await?
+            }
+        };
+        metrics::sent(sent_bytes as u64);
         self.leash.moved().add(bytes as u64, 0);
         Ok(())
+    }
+
+    fn compressed(&mut self, body: &[Bytes]) -> Option<Bytes> {
+        let pace = self.pace.as_mut()?;
+        if !pace.compresses() {
+            return None;
+        }
+        let frame = lz4::batch(body);
+        if frame.is_none() {
+            pace.in_vain();
+        }
+        frame
+    }
+
+    async fn raw(&mut self, pieces: Vec<Bytes>) -> Result<usize, FlowError> {
+        let (mut bytes, since) = (0, Instant::now());
+        for piece in pieces {
+            bytes += piece.len();
+            self.lane.raw(piece).await?;
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.sent(bytes, since.elapsed());
+        }
+        Ok(bytes)
     }
 }
 

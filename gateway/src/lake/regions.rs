@@ -41,6 +41,16 @@ impl Placed {
         Ok(Self { rows, codes })
     }
 
+    /// For each row, which of the [`codes`](Self::codes) it has.
+    pub(crate) fn ranks(&self) -> &[u32] {
+        &self.rows
+    }
+
+    /// The codes in ascending order; the empty one, of rows without a region, comes first.
+    pub(crate) fn codes(&self) -> &[String] {
+        &self.codes
+    }
+
     /// The order in which rows lie by region, those of one region in the order in which they are; `None` where they do so
     /// already.
     pub(crate) fn order(&self) -> Option<UInt32Array> {
@@ -67,18 +77,6 @@ impl Placed {
             *next += 1;
         }
         Some(order.into())
-    }
-
-    /// The regions in their order, each with its rows: where rows lie by region, they lie like this. Those without a region
-    /// come first, under the empty code.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = (&str, u32)> {
-        let mut counts = vec![0u32; self.codes.len()];
-        for rank in &self.rows {
-            if let Some(count) = counts.get_mut(*rank as usize) {
-                *count += 1;
-            }
-        }
-        self.codes.iter().map(String::as_str).zip(counts)
     }
 
     /// Adds rows by their hashes to the sums of their regions. `stays` says which rows count.

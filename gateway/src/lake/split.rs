@@ -1,9 +1,10 @@
 //! Rows of one step between versions, read once and put in order by region, so that any number of subscribers get their
-//! own without anything being read or decoded again. A small step lies in memory, a large one beside the lake as Arrow
-//! messages, one for each run of a region; from there a slice is exactly the bytes of its own rows. As many rows as memory
-//! allows are gathered before they are put in order: of thousands of regions each has few rows in what is read at a time,
-//! and a message of few rows is mostly its head. What lies in memory can be moved beside the lake at any time
-//! ([`Held::move_out`]): who reads a slice of it does not notice.
+//! own without anything being read or decoded again. They are kept as they will be sent: one Arrow message for each run of a
+//! region, rebuilt from visible values, with its digest and the sum of its rows; of a small step in memory, of a large one
+//! beside the lake, where a slice is exactly the bytes of its own rows. As many rows as memory allows are gathered before they
+//! are put in order: of thousands of regions each has few rows in what is read at a time, and a message of few rows is mostly
+//! its head. What lies in memory can be moved beside the lake at any time ([`Held::move_out`]): who reads a slice of it does
+//! not notice.
 
 mod gathered;
 mod held;
@@ -11,7 +12,7 @@ mod slice;
 mod tap;
 
 pub use held::Held;
-pub use slice::{Cursor, Slice};
+pub use slice::{Cursor, Frame, Piece, Slice};
 pub use tap::{Tap, Tapped, tap};
 
 use super::error::LakeError;
@@ -19,14 +20,13 @@ use super::regions::Placed;
 use super::scrub::scrub_batch;
 use super::store::Lake;
 use arrow::array::{Array as _, RecordBatch};
-use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
-use bytes::Bytes;
 use gathered::{Gathered, Merged};
 use held::Block;
 use lingqu_protocol::backflow::RegionSlice;
 use lingqu_protocol::ipc::Encoder;
 use lingqu_protocol::region::RegionCode;
+use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use object_store::path::Path;
 use std::sync::Arc;
 
@@ -40,32 +40,32 @@ pub const MEMORY_BYTES: usize = 12 << 20;
 /// Bytes of one object beside the lake: one sync for so much.
 const OBJECT_BYTES: usize = 8 << 20;
 
-/// Bytes of a run, about: it is read and decoded at once, by each of many receivers, and kept by none of them.
-const RUN_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a run, about: it is a frame, and what each of many receivers holds while it waits. Large enough that a frame costs
+/// nothing beside its bytes.
+const RUN_BYTES_MAX: usize = 256 << 10;
 
 /// Rows of a run: what a frame on the wire holds.
 const RUN_ROWS_MAX: usize = 1 << 16;
 
-/// Rows that lie one after the other and have one region.
+/// Rows that lie one after the other and have one region: one message.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     code: RegionCode,
     /// The last batch of those that were read of which it has rows.
     batch: u32,
     block: u32,
-    /// The first row in its block.
-    start: u32,
-    rows: u32,
-    /// Where its message lies, and what it is; none for rows that are in memory when they are split.
-    message: Option<Message>,
-}
-
-/// Where a run's message lies in its block's object.
-#[derive(Clone, Copy, Debug)]
-struct Message {
+    /// Where its message lies in its block.
     at: u32,
     bytes: u32,
     digest: [u8; 32],
+    /// Count and sum of its rows, over all columns.
+    sum: [u8; RowsSum::BYTES],
+}
+
+impl Run {
+    fn sum(&self) -> RowsSum {
+        RowsSum::from_bytes(&self.sum)
+    }
 }
 
 /// Rows by region.
@@ -79,6 +79,7 @@ pub struct Split {
 /// Puts rows in order as they are read.
 pub struct Splitter {
     held: Held,
+    schema: SchemaRef,
     region: usize,
     encoder: Encoder,
     runs: Vec<Run>,
@@ -89,9 +90,8 @@ pub struct Splitter {
     memory_bytes: usize,
     memory_bytes_max: usize,
     disk_bytes: u64,
-    /// Messages that wait for an object.
-    pending: Vec<Bytes>,
-    pending_bytes: usize,
+    /// Messages that wait for their block to be full.
+    pending: Vec<u8>,
     tap: Option<Tap>,
 }
 
@@ -101,10 +101,11 @@ impl Splitter {
     /// # Errors
     /// A column of no item's type.
     pub fn new(lake: Lake, folder: Path, schema: SchemaRef, region: usize) -> Result<Self, LakeError> {
-        let mut encoder = Encoder::new(schema.clone()).map_err(|e| LakeError::columns("splitting rows", e))?;
-        let head = encoder.schema().map_err(|e| LakeError::columns("splitting rows", e))?;
+        let mut encoder = Encoder::new(schema.clone()).map_err(failed)?;
+        let head = encoder.schema().map_err(failed)?;
         Ok(Self {
-            held: Held::new(lake, folder, schema, head, region),
+            held: Held::new(lake, folder, head),
+            schema,
             region,
             encoder,
             runs: Vec::new(),
@@ -116,7 +117,6 @@ impl Splitter {
             memory_bytes_max: MEMORY_BYTES,
             disk_bytes: 0,
             pending: Vec::new(),
-            pending_bytes: 0,
             tap: None,
         })
     }
@@ -133,18 +133,14 @@ impl Splitter {
     /// A region that is none, which the lake does not hold; no room beside it.
     pub async fn add(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
         let placed = Placed::of(batch, Some(self.region), 0)?;
-        let sorted = match placed.order() {
-            Some(order) => take_record_batch(batch, &order).map_err(|e| LakeError::columns("splitting rows", e))?,
-            None => batch.clone(),
-        };
         if let Some(tap) = &self.tap
-            && !tap.offer(self.batches, &sorted, &placed)?
+            && !tap.offer(self.batches, batch, &placed)?
         {
             // What was handed on is whole runs.
             self.tap = None;
             self.close().await?;
         }
-        self.rows += self.gathered.add(sorted, &placed);
+        self.rows += self.gathered.add(batch.clone(), &placed);
         self.batches += 1;
         if self.gathered.bytes() > self.memory_bytes_max {
             self.close().await?;
@@ -152,52 +148,50 @@ impl Splitter {
         Ok(())
     }
 
-    /// Puts in order what was gathered, in memory where it is little and all that there is.
+    /// Puts in order what was gathered, and makes its messages.
     async fn close(&mut self) -> Result<(), LakeError> {
-        let bytes = self.gathered.bytes();
         let Some(Merged { rows, regions }) = std::mem::take(&mut self.gathered).merged()? else { return Ok(()) };
-        let in_memory = self.disk_bytes == 0 && self.memory_bytes + bytes <= self.memory_bytes_max;
-        let (batch, block) = (self.batches.saturating_sub(1), self.blocks.len() as u32);
-        let cut = cut(&rows, regions.into_iter());
-        if in_memory {
-            self.memory_bytes += rows.get_array_memory_size() + cut.len() * size_of::<Run>();
-            self.runs.extend(cut.into_iter().map(|(code, start, rows)| Run {
-                code,
-                batch,
-                block,
-                start,
-                rows,
-                message: None,
-            }));
-            self.blocks.push(Block::Memory(rows));
-            return Ok(());
-        }
-        for (code, start, count) in cut {
-            let run = Run { code, batch, block, start, rows: count, message: None };
-            self.spill(&rows.slice(start as usize, count as usize), run).await?;
+        let mut digest = RowsDigest::of_schema(&self.schema).ok_or_else(|| failed("columns of no item"))?;
+        for (code, start, count) in cut(&rows, regions.into_iter()) {
+            let rows = scrub_batch(&rows.slice(start as usize, count as usize))?;
+            digest.update(&rows).map_err(failed)?;
+            self.message(code, &rows, digest.take_sum()).await?;
         }
         Ok(())
     }
 
-    async fn spill(&mut self, rows: &RecordBatch, run: Run) -> Result<(), LakeError> {
-        let (pieces, bytes, digest) = message(&mut self.encoder, rows)?;
-        if self.pending_bytes > 0 && self.pending_bytes + bytes > OBJECT_BYTES {
+    async fn message(&mut self, code: RegionCode, rows: &RecordBatch, sum: RowsSum) -> Result<(), LakeError> {
+        let (pieces, bytes) = self.encoder.batch(rows).map_err(failed)?;
+        if !self.pending.is_empty() && self.pending.len() + bytes > OBJECT_BYTES {
             self.flush().await?;
         }
-        let message = Message { at: self.pending_bytes as u32, bytes: bytes as u32, digest };
-        self.runs.push(Run { block: self.blocks.len() as u32, message: Some(message), ..run });
-        self.pending.extend(pieces);
-        self.pending_bytes += bytes;
-        self.disk_bytes += bytes as u64;
+        let start = self.pending.len();
+        pieces.iter().for_each(|piece| self.pending.extend_from_slice(piece));
+        let digest = blake3::hash(self.pending.get(start..).unwrap_or_default());
+        self.runs.push(Run {
+            code,
+            batch: self.batches.saturating_sub(1),
+            block: self.blocks.len() as u32,
+            at: start as u32,
+            bytes: bytes as u32,
+            digest: *digest.as_bytes(),
+            sum: sum.to_bytes(),
+        });
         Ok(())
     }
 
+    /// Closes a block: in memory where all that there is fits there, else beside the lake.
     async fn flush(&mut self) -> Result<(), LakeError> {
-        let object = self.held.object(self.blocks.len());
-        self.held.is_beside();
-        self.held.lake().put_new(&object, std::mem::take(&mut self.pending)).await?;
-        self.blocks.push(Block::Disk(object));
-        self.pending_bytes = 0;
+        let mut messages = std::mem::take(&mut self.pending);
+        let bytes = messages.len();
+        if self.disk_bytes == 0 && self.memory_bytes + bytes <= self.memory_bytes_max {
+            messages.shrink_to_fit();
+            self.memory_bytes += bytes;
+            self.blocks.push(Block::Memory(messages.into()));
+            return Ok(());
+        }
+        self.held.put(self.blocks.len(), messages.into()).await.map(|object| self.blocks.push(Block::Disk(object)))?;
+        self.disk_bytes += bytes as u64;
         Ok(())
     }
 
@@ -207,14 +201,19 @@ impl Splitter {
     /// No room beside the lake.
     pub async fn finish(mut self) -> Result<Split, LakeError> {
         self.close().await?;
-        if self.pending_bytes > 0 {
+        if !self.pending.is_empty() {
             self.flush().await?;
         }
         // Stable: those of one region stay in the order in which they were read.
         self.runs.sort_by_key(|run| run.code);
+        self.runs.shrink_to_fit();
         self.held.fill(self.blocks, self.memory_bytes, self.disk_bytes);
         Ok(Split { held: Arc::new(self.held), runs: self.runs, rows: self.rows })
     }
+}
+
+fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {
+    LakeError::columns("splitting rows", why)
 }
 
 /// The runs of rows that lie by these regions, of which each has so many: region, first row, rows.
@@ -237,17 +236,6 @@ fn row_bytes(batch: &RecordBatch) -> usize {
     let rows = batch.num_rows().max(1);
     let sizes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size().unwrap_or(0));
     sizes.sum::<usize>() / rows
-}
-
-/// A run's message, its length and its digest.
-fn message(encoder: &mut Encoder, rows: &RecordBatch) -> Result<(Vec<Bytes>, usize, [u8; 32]), LakeError> {
-    let rows = scrub_batch(rows)?;
-    let (pieces, bytes) = encoder.batch(&rows).map_err(|e| LakeError::columns("splitting rows", e))?;
-    let mut hasher = blake3::Hasher::new();
-    for piece in &pieces {
-        hasher.update(piece);
-    }
-    Ok((pieces, bytes, *hasher.finalize().as_bytes()))
 }
 
 impl Split {

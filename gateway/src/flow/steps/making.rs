@@ -14,6 +14,10 @@ use lingqu_protocol::rows::RowsDigest;
 use object_store::path::Path;
 use std::collections::HashMap;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Batches that are decoded while another is put in order.
+const READ_AHEAD_BATCHES: usize = 1;
 
 impl Flow {
     pub(super) async fn split(
@@ -72,13 +76,26 @@ impl Flow {
         Ok(reader.with_cache(self.chunk_cache().clone()))
     }
 
+    /// Reads in a task of its own, so that the next rows are decoded while these are put in order.
     async fn read_all(&self, manifest: &TableManifest, into: &mut Splitter) -> Result<(), FlowError> {
         let mut reader = self.reader(manifest)?;
-        while let Some(batch) = reader.next().await? {
+        let (sender, mut batches) = mpsc::channel(READ_AHEAD_BATCHES);
+        // It ends by itself where nobody takes its rows any more.
+        tokio::spawn(async move {
+            loop {
+                let read = reader.next().await;
+                let is_last = !matches!(read, Ok(Some(_)));
+                if sender.send(read).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        while let Some(read) = batches.recv().await {
+            let Some(batch) = read? else { return Ok(()) };
             self.steps().count_decoded(batch.num_rows());
             into.add(&batch).await?;
         }
-        Ok(())
+        Err(FlowError::Machine("a version was not read to its end".into()))
     }
 
     fn hashed(&self, manifest: &TableManifest) -> Result<Hashed, FlowError> {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::lake::split::{Cursor, SPLITS, Slice, Splitter};
+use crate::lake::split::{Cursor, Piece, SPLITS, Slice, Splitter};
 use crate::lake::store::Lake;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use lingqu_protocol::backflow::RegionSlice;
@@ -52,10 +52,17 @@ async fn ready(lake: &Lake, number: u64) -> Ready {
 
 async fn count(slice: &Slice, cursor: &mut Cursor) -> u64 {
     let mut rows = 0;
-    while let Some(batch) = slice.next(cursor, &[1], 1 << 20).await.unwrap() {
-        rows += batch.num_rows() as u64;
+    while let Some(piece) = slice.next(cursor, None, 1 << 20).await.unwrap() {
+        rows += of(&piece);
     }
     rows
+}
+
+fn of(piece: &Piece) -> u64 {
+    match piece {
+        Piece::Ready(frames) => frames.iter().map(|frame| frame.sum.count).sum(),
+        Piece::Rows(rows) => rows.num_rows() as u64,
+    }
 }
 
 /// Twenty receivers that each stand still in another version.
@@ -75,7 +82,7 @@ async fn what_slow_receivers_of_many_versions_hold_is_bounded_and_still_comes_wh
         let slice = made.came.slice(&own);
         slot.set(Arc::new(made)).ok().unwrap();
         let mut cursor = Cursor::default();
-        let first = slice.next(&mut cursor, &[1], 64 << 10).await.unwrap().unwrap().num_rows() as u64;
+        let first = of(&slice.next(&mut cursor, None, 64 << 10).await.unwrap().unwrap());
         slow.push((slice, cursor, first));
         let held =
             steps.held.lock().unwrap().iter().filter_map(Weak::upgrade).map(|held| held.memory_bytes()).sum::<usize>();

@@ -1,23 +1,18 @@
-//! What holds the rows of a split: memory, or objects beside the lake. Slices hold it too, for as long as they are sent.
+//! What holds the messages of a split: memory, or objects beside the lake. Slices hold it too, for as long as they are sent.
 
-use super::{Message, Run, cut, message};
+use super::Run;
 use crate::lake::error::LakeError;
-use crate::lake::regions::Placed;
 use crate::lake::store::Lake;
-use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use lingqu_protocol::ipc::{Decoder, Encoder};
+use lingqu_protocol::ipc::Decoder;
 use object_store::path::Path;
-use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-/// Rows of some regions, in their order.
+/// Messages of some runs, one after the other.
 pub(super) enum Block {
-    Memory(RecordBatch),
-    /// An object of messages.
+    Memory(Bytes),
+    /// An object beside the lake.
     Disk(Path),
     /// It was to leave memory, and there was no room beside the lake.
     Gone,
@@ -26,8 +21,6 @@ pub(super) enum Block {
 #[derive(Default)]
 struct Blocks {
     list: Vec<Block>,
-    /// Messages of runs that were in memory first, by their block and first row.
-    moved: HashMap<(u32, u32), Message>,
     memory_bytes: usize,
     disk_bytes: u64,
 }
@@ -36,23 +29,26 @@ struct Blocks {
 pub struct Held {
     lake: Lake,
     folder: Path,
-    schema: SchemaRef,
     /// The message of the schema, which whoever decodes needs first.
     head: Bytes,
-    region: usize,
     blocks: RwLock<Blocks>,
     is_beside: AtomicBool,
 }
 
+/// Where a block is.
+enum Place {
+    Memory(Bytes),
+    Disk(Path),
+}
+
 impl Held {
-    pub(super) fn new(lake: Lake, folder: Path, schema: SchemaRef, head: Bytes, region: usize) -> Self {
-        Self { lake, folder, schema, head, region, blocks: RwLock::default(), is_beside: AtomicBool::new(false) }
+    pub(super) fn new(lake: Lake, folder: Path, head: Bytes) -> Self {
+        Self { lake, folder, head, blocks: RwLock::default(), is_beside: AtomicBool::new(false) }
     }
 
     /// Bytes of memory that the rows take.
     pub fn memory_bytes(&self) -> usize {
-        let blocks = self.read();
-        blocks.memory_bytes + blocks.moved.len() * (size_of::<Message>() + 16)
+        self.read().memory_bytes
     }
 
     /// Whether rows of it are in memory.
@@ -71,17 +67,24 @@ impl Held {
     /// # Errors
     /// There was no room.
     pub async fn move_out(&self) -> Result<(), LakeError> {
-        let in_memory: Vec<(usize, RecordBatch)> = {
+        let in_memory: Vec<(usize, Bytes)> = {
             let blocks = self.read();
             let in_memory = |(at, block): (usize, &Block)| match block {
-                Block::Memory(rows) => Some((at, rows.clone())),
+                Block::Memory(messages) => Some((at, messages.clone())),
                 Block::Disk(_) | Block::Gone => None,
             };
             blocks.list.iter().enumerate().filter_map(in_memory).collect()
         };
         let mut outcome = Ok(());
-        for (at, rows) in in_memory {
-            outcome = self.move_block(at, &rows).await;
+        for (at, messages) in in_memory {
+            let bytes = messages.len() as u64;
+            outcome = self.put(at, messages).await.map(|object| {
+                let mut blocks = self.write();
+                blocks.disk_bytes += bytes;
+                if let Some(block) = blocks.list.get_mut(at) {
+                    *block = Block::Disk(object);
+                }
+            });
             if outcome.is_err() {
                 break;
             }
@@ -101,74 +104,63 @@ impl Held {
         }
     }
 
-    async fn move_block(&self, at: usize, rows: &RecordBatch) -> Result<(), LakeError> {
-        let failed = |e| LakeError::columns("moving a split", e);
-        let mut encoder = Encoder::new(self.schema.clone()).map_err(failed)?;
-        encoder.schema().map_err(failed)?;
-        let (mut pieces, mut messages, mut offset) = (Vec::new(), Vec::new(), 0usize);
-        let placed = Placed::of(rows, Some(self.region), 0)?;
-        let regions = placed.runs().filter_map(|(code, count)| Some((code.parse().ok()?, count)));
-        for (_, start, count) in cut(rows, regions) {
-            let (of, bytes, digest) = message(&mut encoder, &rows.slice(start as usize, count as usize))?;
-            messages.push(((at as u32, start), Message { at: offset as u32, bytes: bytes as u32, digest }));
-            pieces.extend(of);
-            offset += bytes;
-        }
-        let object = self.object(at);
-        self.is_beside();
-        self.lake.put_new(&object, pieces).await?;
-        let mut blocks = self.write();
-        blocks.disk_bytes += offset as u64;
-        blocks.moved.extend(messages);
-        if let Some(block) = blocks.list.get_mut(at) {
-            *block = Block::Disk(object);
-        }
-        Ok(())
-    }
-
-    pub(super) const fn lake(&self) -> &Lake {
-        &self.lake
-    }
-
-    pub(super) fn object(&self, number: usize) -> Path {
-        self.folder.clone().join(number.to_string())
-    }
-
-    /// From here on something of it may lie beside the lake.
-    pub(super) fn is_beside(&self) {
+    /// Puts the messages of a block beside the lake; gives the object.
+    pub(super) async fn put(&self, block: usize, messages: Bytes) -> Result<Path, LakeError> {
+        let object = self.folder.clone().join(block.to_string());
+        // From here on something of it may lie there.
         self.is_beside.store(true, Ordering::Release);
+        self.lake.put_new(&object, vec![messages]).await?;
+        Ok(object)
     }
 
     pub(super) fn fill(&self, list: Vec<Block>, memory_bytes: usize, disk_bytes: u64) {
-        *self.write() = Blocks { list, moved: HashMap::new(), memory_bytes, disk_bytes };
+        *self.write() = Blocks { list, memory_bytes, disk_bytes };
     }
 
-    /// The rows of a run.
-    pub(super) async fn rows(&self, run: &Run) -> Result<RecordBatch, LakeError> {
-        let damaged = |why: &str| LakeError::columns("reading a split", why);
-        let (object, message) = {
-            let blocks = self.read();
-            match blocks.list.get(run.block as usize) {
-                Some(Block::Memory(batch)) => return Ok(batch.slice(run.start as usize, run.rows as usize)),
-                Some(Block::Disk(object)) => {
-                    let message = run.message.or_else(|| blocks.moved.get(&(run.block, run.start)).copied());
-                    (object.clone(), message.ok_or_else(|| damaged("a run without a message"))?)
-                }
-                Some(Block::Gone) => {
-                    return Err(damaged("its memory was needed, and there was no room beside the lake"));
-                }
-                None => return Err(damaged("a block that is none")),
-            }
-        };
-        let range: Range<u64> = u64::from(message.at)..u64::from(message.at) + u64::from(message.bytes);
-        let body = self.lake.range(&object, range).await?;
-        if *blake3::hash(&body).as_bytes() != message.digest {
-            return Err(damaged("its bytes are not those that were written"));
-        }
+    /// What decodes messages of it.
+    pub(super) fn decoder(&self) -> Result<Decoder, LakeError> {
         let mut decoder = Decoder::default();
-        let decoded = decoder.decode(self.head.clone()).and_then(|_| decoder.decode(body));
-        let batch = decoded.map_err(|e| LakeError::columns("reading a split", e))?;
-        batch.ok_or_else(|| damaged("no rows in a run"))
+        decoder.decode(self.head.clone()).map_err(damaged)?;
+        Ok(decoder)
+    }
+
+    /// The messages of these runs. Those that lie side by side are read at once; those from beside the lake are checked.
+    pub(super) async fn messages(&self, runs: &[Run]) -> Result<Vec<Bytes>, LakeError> {
+        let mut messages = Vec::with_capacity(runs.len());
+        let is_next = |a: &Run, b: &Run| a.block == b.block && a.at + a.bytes == b.at;
+        for side_by_side in runs.chunk_by(is_next) {
+            let (Some(first), Some(last)) = (side_by_side.first(), side_by_side.last()) else { continue };
+            let range = first.at as usize..last.at as usize + last.bytes as usize;
+            let place = self.place(first.block)?;
+            let is_inside = |messages: &Bytes| range.end <= messages.len();
+            let (all, is_checked) = match place {
+                Place::Memory(messages) if is_inside(&messages) => (messages.slice(range), true),
+                Place::Memory(_) => return Err(damaged("a run outside of its block")),
+                Place::Disk(object) => (self.lake.range(&object, range.start as u64..range.end as u64).await?, false),
+            };
+            for run in side_by_side {
+                let start = (run.at - first.at) as usize;
+                let end = start + run.bytes as usize;
+                if all.len() < end {
+                    return Err(damaged("it is shorter than it was"));
+                }
+                let message = all.slice(start..end);
+                if !is_checked && *blake3::hash(&message).as_bytes() != run.digest {
+                    return Err(damaged("its bytes are not those that were written"));
+                }
+                messages.push(message);
+            }
+        }
+        Ok(messages)
+    }
+
+    fn place(&self, block: u32) -> Result<Place, LakeError> {
+        match self.read().list.get(block as usize) {
+            Some(Block::Memory(messages)) => Ok(Place::Memory(messages.clone())),
+            Some(Block::Disk(object)) => Ok(Place::Disk(object.clone())),
+            Some(Block::Gone) => Err(damaged("its memory was needed, and there was no room beside the lake")),
+            None => Err(damaged("a block that is none")),
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Blocks> {
@@ -178,6 +170,10 @@ impl Held {
     fn write(&self) -> RwLockWriteGuard<'_, Blocks> {
         self.blocks.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn damaged(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {
+    LakeError::columns("reading a split", why)
 }
 
 impl Drop for Held {

@@ -1,11 +1,17 @@
 //! One subscriber's rows of a split, piece by piece.
 
-use super::{Held, Run, row_bytes};
+use super::{Held, Run};
 use crate::lake::error::LakeError;
-use crate::lake::scrub::scrub_batch;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use bytes::Bytes;
+use lingqu_protocol::ipc::{BATCH_ROWS_MAX, Decoder};
+use lingqu_protocol::rows::RowsSum;
 use std::sync::Arc;
+
+/// Bytes of a message from which on it goes as it is beside others: of a smaller one a good part is its head, and several
+/// together are one message of its size.
+const AS_IT_IS_BYTES_MIN: usize = 8 << 10;
 
 /// What one subscriber's slice is made of.
 pub struct Slice {
@@ -15,15 +21,33 @@ pub struct Slice {
 }
 
 /// Where a read of a slice is. It holds no rows: a slow receiver would hold them too.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Default)]
 pub struct Cursor {
     run: usize,
-    row: u32,
+    decoder: Option<Decoder>,
+}
+
+/// What comes next of a slice.
+pub enum Piece {
+    /// Messages that can be sent as they are.
+    Ready(Vec<Frame>),
+    /// Rows that have still to be made one.
+    Rows(RecordBatch),
+}
+
+/// An Arrow message of some rows of one region, all columns.
+pub struct Frame {
+    /// The message.
+    pub body: Bytes,
+    /// BLAKE3 of it.
+    pub digest: [u8; 32],
+    /// Count and sum of its rows.
+    pub sum: RowsSum,
 }
 
 impl Slice {
     pub(super) fn new(held: Arc<Held>, runs: Vec<Run>) -> Self {
-        let rows = runs.iter().map(|run| u64::from(run.rows)).sum();
+        let rows = runs.iter().map(|run| run.sum().count).sum();
         Self { held, runs, rows }
     }
 
@@ -39,43 +63,61 @@ impl Slice {
         Self::new(self.held, runs)
     }
 
-    /// Next rows, of about `bytes_aim` at most, with these columns; `next` is where it is. `None` at the end. Nothing else is in
-    /// them.
+    /// What comes next, of about `bytes_aim` at most; `next` is where it is. With all columns, messages come as they lie where they
+    /// are large enough; with `columns`, rows that share what was read, and nothing else is in them. `None` at the end.
     ///
     /// # Errors
     /// Damaged or gone beside the lake: it is made again by whoever asks next.
     pub async fn next(
         &self,
         next: &mut Cursor,
-        columns: &[usize],
+        columns: Option<&[usize]>,
         bytes_aim: usize,
-    ) -> Result<Option<RecordBatch>, LakeError> {
-        let mut pieces: Vec<RecordBatch> = Vec::new();
-        let (mut bytes, mut rows) = (0usize, 0usize);
-        while let Some(run) = self.runs.get(next.run) {
-            let left = (run.rows - next.row) as usize;
-            let rest = self.held.rows(run).await?.slice(next.row as usize, left);
-            let rest = rest.project(columns).map_err(|e| LakeError::columns("reading a split", e))?;
-            let each = row_bytes(&rest);
-            let room = bytes_aim.saturating_sub(bytes) / each.max(1);
-            let most = lingqu_protocol::ipc::BATCH_ROWS_MAX - rows;
-            let taken = left.min(room.max(usize::from(rows == 0))).min(most);
-            bytes += taken * each;
-            rows += taken;
-            next.row += taken as u32;
-            if taken > 0 {
-                pieces.push(rest.slice(0, taken));
-            }
-            if next.row < run.rows {
-                break;
-            }
-            (next.run, next.row) = (next.run + 1, 0);
+    ) -> Result<Option<Piece>, LakeError> {
+        let runs = self.piece(next.run, bytes_aim);
+        if runs.is_empty() {
+            return Ok(None);
         }
-        let Some(first) = pieces.first() else { return Ok(None) };
-        let joined = match pieces.len() {
-            1 => first.clone(),
-            _ => concat_batches(&first.schema(), &pieces).map_err(|e| LakeError::columns("reading a split", e))?,
+        let messages = self.held.messages(runs).await?;
+        next.run += runs.len();
+        let bytes: usize = messages.iter().map(Bytes::len).sum();
+        if columns.is_none() && (runs.len() == 1 || bytes / runs.len() >= AS_IT_IS_BYTES_MIN) {
+            let frame = |(body, run): (Bytes, &Run)| Frame { body, digest: run.digest, sum: run.sum() };
+            return Ok(Some(Piece::Ready(messages.into_iter().zip(runs).map(frame).collect())));
+        }
+        let decoder = match &mut next.decoder {
+            Some(decoder) => decoder,
+            none => none.insert(self.held.decoder()?),
         };
-        scrub_batch(&joined).map(Some)
+        let mut batches = Vec::with_capacity(messages.len());
+        for message in messages {
+            let rows = decoder.decode(message).map_err(failed)?.ok_or_else(|| failed("no rows in a run"))?;
+            batches.push(match columns {
+                Some(places) => rows.project(places).map_err(failed)?,
+                None => rows,
+            });
+        }
+        let Some(first) = batches.first() else { return Ok(None) };
+        let rows = match batches.len() {
+            1 => first.clone(),
+            _ => concat_batches(&first.schema(), &batches).map_err(failed)?,
+        };
+        Ok(Some(Piece::Rows(rows)))
     }
+
+    /// The runs from this one on that make a piece: one at least.
+    fn piece(&self, from: usize, bytes_aim: usize) -> &[Run] {
+        let rest = self.runs.get(from..).unwrap_or_default();
+        let sizes = rest.iter().scan((0usize, 0u64), |(bytes, rows), run| {
+            *bytes += run.bytes as usize;
+            *rows += run.sum().count;
+            Some(*bytes <= bytes_aim && *rows <= BATCH_ROWS_MAX as u64)
+        });
+        let most = sizes.take_while(|fits| *fits).count();
+        rest.get(..most.max(1).min(rest.len())).unwrap_or_default()
+    }
+}
+
+fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {
+    LakeError::columns("reading a split", why)
 }

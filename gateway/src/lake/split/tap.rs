@@ -1,11 +1,12 @@
 //! What the one who sets a split off gets while it is made: its own rows, as they are read. It never holds the split up: what
 //! its reader does not take in time it takes from the split afterwards.
 
+use super::failed;
 use crate::lake::error::LakeError;
 use crate::lake::regions::Placed;
 use crate::lake::scrub::scrub_batch;
-use arrow::array::RecordBatch;
-use arrow::compute::concat_batches;
+use arrow::array::{BooleanArray, RecordBatch};
+use arrow::compute::filter_record_batch;
 use lingqu_protocol::backflow::RegionSlice;
 use lingqu_protocol::region::RegionCode;
 use std::sync::Arc;
@@ -38,16 +39,16 @@ pub fn tap(of: RegionSlice) -> (Tap, Tapped) {
 impl Tap {
     /// Hands on what of a batch belongs to the slice; gives whether it did, and the next batch may come.
     pub(super) fn offer(&self, batch: u32, rows: &RecordBatch, placed: &Placed) -> Result<bool, LakeError> {
-        let (mut mine, mut start) = (Vec::new(), 0usize);
-        for (code, count) in placed.runs() {
-            if code.parse::<RegionCode>().is_ok_and(|code| self.of.contains(code)) {
-                mine.push(rows.slice(start, count as usize));
-            }
-            start += count as usize;
-        }
-        if !mine.is_empty() {
-            let joined = concat_batches(&rows.schema(), &mine).map_err(|e| LakeError::columns("splitting rows", e))?;
-            if self.sender.try_send(scrub_batch(&joined)?).is_err() {
+        let is_mine = |code: &String| code.parse::<RegionCode>().is_ok_and(|code| self.of.contains(code));
+        let codes: Vec<bool> = placed.codes().iter().map(is_mine).collect();
+        if codes.contains(&true) {
+            let mine = if codes.contains(&false) {
+                let mask: BooleanArray = placed.ranks().iter().map(|rank| codes.get(*rank as usize).copied()).collect();
+                filter_record_batch(rows, &mask).map_err(failed)?
+            } else {
+                rows.clone()
+            };
+            if self.sender.try_send(scrub_batch(&mine)?).is_err() {
                 // It is slow, or gone: from here on it reads the split as everybody does.
                 return Ok(false);
             }

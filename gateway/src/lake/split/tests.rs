@@ -2,7 +2,6 @@ use super::*;
 use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
 use object_store::memory::InMemory;
 use proptest::prelude::*;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const CODES: [&str; 8] = ["44", "4403", "440304", "440304001", "441900", "441900003", "419001", "11"];
@@ -31,9 +30,17 @@ async fn split(lake: &Lake, batches: &[RecordBatch], spilled: bool) -> Split {
     splitter.finish().await.unwrap()
 }
 
+/// The next rows, made from messages where they would go as they are.
+async fn next(slice: &Slice, cursor: &mut Cursor, columns: &[usize], aim: usize) -> Option<RecordBatch> {
+    match slice.next(cursor, Some(columns), aim).await.unwrap()? {
+        Piece::Rows(rows) => Some(rows),
+        Piece::Ready(_) => panic!("some columns do not go as they are"),
+    }
+}
+
 async fn read(slice: &Slice, aim: usize) -> Vec<i64> {
     let (mut cursor, mut found) = (Cursor::default(), Vec::new());
-    while let Some(batch) = slice.next(&mut cursor, &[2], aim).await.unwrap() {
+    while let Some(batch) = next(slice, &mut cursor, &[2], aim).await {
         let column = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap();
         assert!(!column.is_empty());
         found.extend(column.values());
@@ -81,11 +88,11 @@ proptest! {
             // Out of memory in the middle of a read: nothing is lost, and nothing comes twice.
             let own = split.slice(&region("44"));
             let mut cursor = Cursor::default();
-            let first = own.next(&mut cursor, &[2], aim).await.unwrap().map_or(0, |batch| batch.num_rows());
+            let first = next(&own, &mut cursor, &[2], aim).await.map_or(0, |batch| batch.num_rows());
             split.held().move_out().await.unwrap();
             assert!(!split.held().is_in_memory());
             let mut rest = 0;
-            while let Some(batch) = own.next(&mut cursor, &[2], aim).await.unwrap() {
+            while let Some(batch) = next(&own, &mut cursor, &[2], aim).await {
                 rest += batch.num_rows();
             }
             assert_eq!((first + rest) as u64, own.rows());
@@ -113,7 +120,7 @@ async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
     let last = bytes.len() - 20;
     bytes[last] ^= 1;
     lake.put_new(&object, vec![bytes.into()]).await.unwrap();
-    assert!(held.slice(&region("441900")).next(&mut Cursor::default(), &[0, 1, 2], 1000).await.is_err());
+    assert!(held.slice(&region("441900")).next(&mut Cursor::default(), None, 1000).await.is_err());
     clear(&lake).await.unwrap();
     assert!(lake.len(&object).await.unwrap().is_none());
 }
@@ -141,19 +148,72 @@ async fn nothing_of_another_region_is_in_a_slice() {
     for spilled in [false, true] {
         let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
         let own = split.slice(&region("440304"));
-        let found = own.next(&mut Cursor::default(), &[1, 2], 1000).await.unwrap().unwrap();
+        let found = next(&own, &mut Cursor::default(), &[1, 2], 1000).await.unwrap();
         let mut encoder = Encoder::new(found.schema()).unwrap();
         let mut wire = encoder.schema().unwrap().to_vec();
         wire.extend(encoder.batch(&found).unwrap().0.concat());
-        let text = String::from_utf8_lossy(&wire).into_owned();
-        assert!(text.contains("secret-22"));
-        for other in ["secret-11", "secret-33", "secret-44"] {
-            assert!(!text.contains(other), "{other}");
+        let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), None, 1000).await.unwrap() else {
+            panic!("all columns go as they are");
+        };
+        let as_it_is = ready.iter().flat_map(|frame| frame.body.to_vec()).collect();
+        for wire in [wire, as_it_is] {
+            let text = String::from_utf8_lossy(&wire).into_owned();
+            assert!(text.contains("secret-22"));
+            for other in ["secret-11", "secret-33", "secret-44"] {
+                assert!(!text.contains(other), "{other}");
+            }
         }
     }
-    let counts: BTreeMap<String, u32> =
-        Placed::of(&rows, Some(0), 0).unwrap().runs().map(|(code, n)| (code.to_owned(), n)).collect();
-    assert_eq!(counts.get("441900"), Some(&2));
+}
+
+/// What goes as it lies is what would have been made of the rows: message by message, its digest and the sum of its rows.
+#[tokio::test]
+async fn messages_that_are_ready_say_what_they_hold() {
+    let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some([2, 4][n as usize % 2]), n)).collect();
+    let rows = batch(&rows);
+    for spilled in [false, true] {
+        let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
+        let own = split.slice(&region("440304"));
+        let (mut cursor, mut sum, mut found) = (Cursor::default(), RowsSum::default(), 0u64);
+        let mut decoder = split.held().decoder().unwrap();
+        let mut digest = RowsDigest::of_schema(&rows.schema()).unwrap();
+        let mut frames = 0;
+        while let Some(piece) = own.next(&mut cursor, None, 1 << 20).await.unwrap() {
+            let Piece::Ready(ready) = piece else { panic!("all columns go as they are") };
+            for frame in ready {
+                assert_eq!(*blake3::hash(&frame.body).as_bytes(), frame.digest);
+                assert!(frame.body.len() < 2 * RUN_BYTES_MAX, "{} bytes", frame.body.len());
+                let batch = decoder.decode(frame.body).unwrap().unwrap();
+                assert_eq!(frame.sum.count, batch.num_rows() as u64);
+                digest.update(&batch).unwrap();
+                sum.merge(&frame.sum);
+                found += batch.num_rows() as u64;
+                frames += 1;
+            }
+        }
+        assert_eq!((found, sum), (20_000, digest.sum()));
+        assert!(frames > 1, "more than one message");
+    }
+}
+
+/// A message of few rows is mostly its head: many small ones are sent as few.
+#[tokio::test]
+async fn small_messages_are_joined() {
+    let lake = lake();
+    let folder = Path::from("splits/1");
+    let mut splitter = Splitter::new(lake, folder, batch(&[]).schema(), 0).unwrap();
+    splitter.memory_bytes_max = 0;
+    for n in 0..20 {
+        // Each batch alone is over the bound: one message each.
+        splitter.add(&batch(&[(Some(2), n)])).await.unwrap();
+    }
+    let split = splitter.finish().await.unwrap();
+    assert_eq!(split.runs.len(), 20);
+    let own = split.slice(&region("440304"));
+    let mut cursor = Cursor::default();
+    let Some(Piece::Rows(rows)) = own.next(&mut cursor, None, 1 << 20).await.unwrap() else { panic!("joined") };
+    assert_eq!((rows.num_rows(), rows.num_columns()), (20, 3));
+    assert!(own.next(&mut cursor, None, 1 << 20).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -165,7 +225,7 @@ async fn what_is_let_go_of_is_gone_for_its_readers_and_not_wrong() {
     assert!(split.held().is_in_memory());
     split.held().let_go();
     assert!(!split.held().is_in_memory() && split.held().memory_bytes() == 0);
-    assert!(own.next(&mut Cursor::default(), &[2], 1000).await.is_err(), "it is asked for again, and made anew");
+    assert!(own.next(&mut Cursor::default(), None, 1000).await.is_err(), "it is asked for again, and made anew");
 }
 
 #[tokio::test]

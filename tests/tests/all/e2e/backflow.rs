@@ -36,7 +36,8 @@ async fn once(
     ack: bool,
 ) -> Result<(Vec<arrow::array::RecordBatch>, Option<SliceEnd>), String> {
     let subscription = TransferId::from_bits(77).to_string();
-    let ask = Follow { subscription, entry: entry.into(), cursor, once: true, sink: "folder".into(), columns: vec![] };
+    let sink = "folder".to_owned();
+    let ask = Follow { subscription, entry: entry.into(), cursor, once: true, sink, columns: vec![], lz4: true };
     let mut control = dialled.request(request::Ask::Follow(ask)).await;
     let (mut batches, mut last) = (Vec::new(), None);
     loop {
