@@ -26,7 +26,10 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+
+/// Batches that wait to be checked while the next come in.
+const CHECKED_LATER: usize = 4;
 
 /// Bytes that a slow subscriber has room for.
 const SLOW_WINDOW_BYTES: u32 = 16 << 10;
@@ -158,9 +161,9 @@ impl Subscriber {
 
     async fn take(&mut self, slice: Slice) -> Result<(), BenchError> {
         self.pause().await;
-        let mut taken = Taken::default();
-        if slice.rows > 0 {
-            self.data(&mut taken).await?;
+        let taken = if slice.rows > 0 { self.data().await? } else { Taken::default() };
+        if let Some(first) = taken.first_rows.filter(|_| self.told.first_rows_ms <= 0.0) {
+            self.told.first_rows_ms = first.saturating_duration_since(self.asked).as_secs_f64() * 1e3;
         }
         let end = loop {
             match self.control.reply().await.map_err(failed)? {
@@ -186,24 +189,36 @@ impl Subscriber {
         Ok(())
     }
 
-    async fn data(&mut self, taken: &mut Taken) -> Result<(), BenchError> {
+    /// Takes the rows of a version. They are checked beside the next that come, as an agent does.
+    async fn data(&mut self) -> Result<Taken, BenchError> {
         let stream = self.session.channel().accept_uni().await.map_err(failed)?;
         let mut reader = FrameReader::new(stream);
         reader.expect::<DataHello>("a data hello").await.map_err(failed)?;
+        let (sender, mut bodies) = mpsc::channel(CHECKED_LATER);
+        let checking = tokio::spawn(async move {
+            let mut taken = Taken::default();
+            while let Some(body) = bodies.recv().await {
+                taken.add(body)?;
+            }
+            Ok::<_, BenchError>(taken)
+        });
         loop {
             match reader.next().await {
                 Ok(Some(Event::Batch(body))) => {
-                    if taken.add(body)? && self.told.first_rows_ms <= 0.0 {
-                        self.told.first_rows_ms = self.asked.elapsed().as_secs_f64() * 1e3;
+                    if sender.send(body).await.is_err() {
+                        // What is wrong with it is known below.
+                        break;
                     }
                     self.pause().await;
                 }
-                Ok(None) => return Ok(()),
+                Ok(None) => break,
                 Ok(Some(_)) => return Err(BenchError::Wrong("another frame than a batch".to_owned())),
                 // Why is said on the control stream.
                 Err(error) => return Err(failed(self.control.reason(AgentError::from(error)).await)),
             }
         }
+        drop(sender);
+        checking.await.map_err(failed)?
     }
 
     async fn pause(&self) {
@@ -219,20 +234,22 @@ struct Taken {
     root: BatchRoot,
     decoder: Decoder,
     digest: Option<RowsDigest>,
+    first_rows: Option<Instant>,
 }
 
 impl Taken {
-    /// Takes a frame; whether it had rows.
-    fn add(&mut self, body: Bytes) -> Result<bool, BenchError> {
+    /// Takes a frame.
+    fn add(&mut self, body: Bytes) -> Result<(), BenchError> {
         self.root.add([&body[..]]);
         let batch = self.decoder.decode(body).map_err(failed)?;
         if self.digest.is_none() {
             self.digest = self.decoder.schema().and_then(|schema| RowsDigest::of_schema(schema));
         }
-        let Some(batch) = batch else { return Ok(false) };
+        let Some(batch) = batch else { return Ok(()) };
+        self.first_rows.get_or_insert_with(Instant::now);
         let digest = self.digest.as_mut().ok_or_else(|| BenchError::Wrong("columns of no item".to_owned()))?;
         digest.update(&batch).map_err(failed)?;
-        Ok(batch.num_rows() > 0)
+        Ok(())
     }
 
     /// Compares with what the gateway says; the digests to acknowledge with.

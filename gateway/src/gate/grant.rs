@@ -473,6 +473,22 @@ mod tests {
     }
 
     #[test]
+    fn conditions_are_found_by_what_they_say() {
+        let parts = Parts::default();
+        let (entry, other) = (EntryId::from_bits(1), EntryId::from_bits(2));
+        let scope = view(1, |_| {}).scope;
+        let regions = ["4403".parse().unwrap()];
+        let of = |entry, predicate, regions: &[RegionCode]| parts.hash_of(entry, predicate, regions);
+        let this = of(entry, scope.rows.as_ref(), &[]);
+        assert_eq!(this, of(entry, view(2, |_| {}).scope.rows.as_ref(), &[]));
+        for different in
+            [of(other, scope.rows.as_ref(), &[]), of(entry, None, &[]), of(entry, scope.rows.as_ref(), &regions)]
+        {
+            assert_ne!(this, different, "a million conditions in one list would be looked through for each grant");
+        }
+    }
+
+    #[test]
     fn a_grant_is_two_lines_of_a_cache() {
         assert!(size_of::<Option<Grant>>() <= 128, "{} bytes", size_of::<Option<Grant>>());
     }

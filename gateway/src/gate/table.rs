@@ -242,6 +242,18 @@ mod tests {
     }
 
     #[test]
+    fn one_place_in_three_is_free() {
+        let mut table = Table::default();
+        for key in 0..5_000u32 {
+            table.insert((key, 0));
+            if key % 97 == 0 {
+                let mut leaves = table.chunks.iter().flat_map(|chunk| chunk.iter());
+                assert!(leaves.all(|leaf| leaf.iter().flatten().count() * 3 <= leaf.len() * 2), "after {key}");
+            }
+        }
+    }
+
+    #[test]
     fn keys_lie_all_over_their_leaf() {
         let mut table = Table::default();
         (0..20_000u32).for_each(|k| table.insert((k, 0)));

@@ -21,6 +21,7 @@ use super::scrub::scrub_batch;
 use super::store::Lake;
 use arrow::array::{Array as _, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
 use gathered::{Gathered, Merged};
 use held::Block;
 use lingqu_protocol::backflow::RegionSlice;
@@ -29,16 +30,14 @@ use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use object_store::path::Path;
 use std::sync::Arc;
+use tokio::task::JoinHandle;
 
 /// Prefix of what is kept beside the lake. It can be made again from the lake, so a start removes all of it.
 pub const SPLITS: &str = "splits";
 
 /// Bytes of a step that stay in memory, and that are gathered before they are put in order; what is more goes beside the
-/// lake.
+/// lake, so much to an object: one sync for each.
 pub const MEMORY_BYTES: usize = 12 << 20;
-
-/// Bytes of one object beside the lake: one sync for so much.
-const OBJECT_BYTES: usize = 8 << 20;
 
 /// Bytes of a run, about: it is a frame, and what each of many receivers holds while it waits. Large enough that a frame costs
 /// nothing beside its bytes.
@@ -78,10 +77,9 @@ pub struct Split {
 
 /// Puts rows in order as they are read.
 pub struct Splitter {
-    held: Held,
+    held: Arc<Held>,
     schema: SchemaRef,
     region: usize,
-    encoder: Encoder,
     runs: Vec<Run>,
     blocks: Vec<Block>,
     rows: u64,
@@ -90,8 +88,8 @@ pub struct Splitter {
     memory_bytes: usize,
     memory_bytes_max: usize,
     disk_bytes: u64,
-    /// Messages that wait for their block to be full.
-    pending: Vec<u8>,
+    /// The block that is written beside the lake while the next rows are gathered.
+    writing: Option<JoinHandle<Result<Path, LakeError>>>,
     tap: Option<Tap>,
 }
 
@@ -101,13 +99,11 @@ impl Splitter {
     /// # Errors
     /// A column of no item's type.
     pub fn new(lake: Lake, folder: Path, schema: SchemaRef, region: usize) -> Result<Self, LakeError> {
-        let mut encoder = Encoder::new(schema.clone()).map_err(failed)?;
-        let head = encoder.schema().map_err(failed)?;
+        let head = Encoder::new(schema.clone()).and_then(|mut encoder| encoder.schema()).map_err(failed)?;
         Ok(Self {
-            held: Held::new(lake, folder, head),
+            held: Arc::new(Held::new(lake, folder, head)),
             schema,
             region,
-            encoder,
             runs: Vec::new(),
             blocks: Vec::new(),
             rows: 0,
@@ -116,7 +112,7 @@ impl Splitter {
             memory_bytes: 0,
             memory_bytes_max: MEMORY_BYTES,
             disk_bytes: 0,
-            pending: Vec::new(),
+            writing: None,
             tap: None,
         })
     }
@@ -133,12 +129,14 @@ impl Splitter {
     /// A region that is none, which the lake does not hold; no room beside it.
     pub async fn add(&mut self, batch: &RecordBatch) -> Result<(), LakeError> {
         let placed = Placed::of(batch, Some(self.region), 0)?;
-        if let Some(tap) = &self.tap
-            && !tap.offer(self.batches, batch, &placed)?
-        {
-            // What was handed on is whole runs.
-            self.tap = None;
-            self.close().await?;
+        if let Some(tap) = &self.tap {
+            if !tap.offer(self.batches, batch, &placed)? {
+                // What was handed on is whole runs.
+                self.tap = None;
+                self.close().await?;
+            }
+            // Whoever takes it may be in the same task.
+            tokio::task::yield_now().await;
         }
         self.rows += self.gathered.add(batch.clone(), &placed);
         self.batches += 1;
@@ -148,50 +146,41 @@ impl Splitter {
         Ok(())
     }
 
-    /// Puts in order what was gathered, and makes its messages.
+    /// Puts in order what was gathered, makes its messages, and keeps them: in memory where all that there is fits there, else
+    /// beside the lake.
     async fn close(&mut self) -> Result<(), LakeError> {
-        let Some(Merged { rows, regions }) = std::mem::take(&mut self.gathered).merged()? else { return Ok(()) };
-        let mut digest = RowsDigest::of_schema(&self.schema).ok_or_else(|| failed("columns of no item"))?;
-        for (code, start, count) in cut(&rows, regions.into_iter()) {
-            let rows = scrub_batch(&rows.slice(start as usize, count as usize))?;
-            digest.update(&rows).map_err(failed)?;
-            self.message(code, &rows, digest.take_sum()).await?;
-        }
-        Ok(())
-    }
-
-    async fn message(&mut self, code: RegionCode, rows: &RecordBatch, sum: RowsSum) -> Result<(), LakeError> {
-        let (pieces, bytes) = self.encoder.batch(rows).map_err(failed)?;
-        if !self.pending.is_empty() && self.pending.len() + bytes > OBJECT_BYTES {
-            self.flush().await?;
-        }
-        let start = self.pending.len();
-        pieces.iter().for_each(|piece| self.pending.extend_from_slice(piece));
-        let digest = blake3::hash(self.pending.get(start..).unwrap_or_default());
-        self.runs.push(Run {
-            code,
-            batch: self.batches.saturating_sub(1),
-            block: self.blocks.len() as u32,
-            at: start as u32,
-            bytes: bytes as u32,
-            digest: *digest.as_bytes(),
-            sum: sum.to_bytes(),
-        });
-        Ok(())
-    }
-
-    /// Closes a block: in memory where all that there is fits there, else beside the lake.
-    async fn flush(&mut self) -> Result<(), LakeError> {
-        let mut messages = std::mem::take(&mut self.pending);
-        let bytes = messages.len();
-        if self.disk_bytes == 0 && self.memory_bytes + bytes <= self.memory_bytes_max {
-            messages.shrink_to_fit();
-            self.memory_bytes += bytes;
-            self.blocks.push(Block::Memory(messages.into()));
+        // One block is made while nothing is written, and one written while the next is gathered: memory holds no more.
+        self.written().await?;
+        let gathered = std::mem::take(&mut self.gathered);
+        let (schema, block) = (self.schema.clone(), self.blocks.len() as u32);
+        let batch = self.batches.saturating_sub(1);
+        let making = tokio::task::spawn_blocking(move || messages(gathered, schema, batch, block));
+        let (messages, runs) = making.await.map_err(failed)??;
+        if runs.is_empty() {
             return Ok(());
         }
-        self.held.put(self.blocks.len(), messages.into()).await.map(|object| self.blocks.push(Block::Disk(object)))?;
+        self.runs.extend(runs);
+        let bytes = messages.len();
+        if self.disk_bytes == 0 && self.memory_bytes + bytes <= self.memory_bytes_max {
+            self.memory_bytes += bytes;
+            self.blocks.push(Block::Memory(messages));
+            return Ok(());
+        }
         self.disk_bytes += bytes as u64;
+        let held = Arc::clone(&self.held);
+        self.writing = Some(tokio::spawn(async move { held.put(block as usize, messages).await }));
+        // It is there once it is written, which is waited for before another is made.
+        self.blocks.push(Block::Gone);
+        Ok(())
+    }
+
+    /// Waits for the block that is being written.
+    async fn written(&mut self) -> Result<(), LakeError> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        let object = writing.await.map_err(failed)??;
+        if let Some(last) = self.blocks.last_mut() {
+            *last = Block::Disk(object);
+        }
         Ok(())
     }
 
@@ -201,15 +190,42 @@ impl Splitter {
     /// No room beside the lake.
     pub async fn finish(mut self) -> Result<Split, LakeError> {
         self.close().await?;
-        if !self.pending.is_empty() {
-            self.flush().await?;
-        }
+        self.written().await?;
         // Stable: those of one region stay in the order in which they were read.
         self.runs.sort_by_key(|run| run.code);
         self.runs.shrink_to_fit();
         self.held.fill(self.blocks, self.memory_bytes, self.disk_bytes);
-        Ok(Split { held: Arc::new(self.held), runs: self.runs, rows: self.rows })
+        Ok(Split { held: self.held, runs: self.runs, rows: self.rows })
     }
+}
+
+/// The messages of what was gathered, one after the other, and the runs that they are.
+fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Result<(Bytes, Vec<Run>), LakeError> {
+    let mut digest = RowsDigest::of_schema(&schema).ok_or_else(|| failed("columns of no item"))?;
+    let mut encoder = Encoder::new(schema).map_err(failed)?;
+    encoder.schema().map_err(failed)?;
+    let bytes = gathered.bytes();
+    let Some(Merged { rows, regions }) = gathered.merged()? else { return Ok((Bytes::new(), Vec::new())) };
+    let cut = cut(&rows, regions.into_iter());
+    let (mut messages, mut runs) = (Vec::with_capacity(bytes), Vec::with_capacity(cut.len()));
+    for (code, start, count) in cut {
+        let rows = scrub_batch(&rows.slice(start as usize, count as usize))?;
+        digest.update(&rows).map_err(failed)?;
+        let (pieces, bytes) = encoder.batch(&rows).map_err(failed)?;
+        let at = messages.len();
+        pieces.iter().for_each(|piece| messages.extend_from_slice(piece));
+        runs.push(Run {
+            code,
+            batch,
+            block,
+            at: at as u32,
+            bytes: bytes as u32,
+            digest: *blake3::hash(messages.get(at..).unwrap_or_default()).as_bytes(),
+            sum: digest.take_sum().to_bytes(),
+        });
+    }
+    messages.shrink_to_fit();
+    Ok((messages.into(), runs))
 }
 
 fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {

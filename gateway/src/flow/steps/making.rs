@@ -17,7 +17,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// Batches that are decoded while another is put in order.
-const READ_AHEAD_BATCHES: usize = 1;
+const READ_AHEAD_BATCHES: usize = 2;
 
 impl Flow {
     pub(super) async fn split(

@@ -188,6 +188,44 @@ fn another_region_or_other_columns_are_another_slice() {
     assert!(merged.allowed().region.contains_text("441900003"));
 }
 
+#[test]
+fn columns_are_those_that_were_asked_for() {
+    let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]", ""))]);
+    for columns in [&["credit_code"][..], &["region", "credit_code"], &["credit_code", "region"]] {
+        let permit = gate.follow(&peer(COUNTY), ask(columns)).unwrap();
+        let mut expected = columns.to_vec();
+        // In the entry's order, whatever the order of the question.
+        let items = &permit.allowed().entry.spec.items;
+        expected.sort_by_key(|name| items.iter().position(|item| item.name == *name));
+        assert_eq!(permit.allowed().names(), expected);
+    }
+}
+
+/// Whoever has all columns goes on with those that an entry gains; whoever chose some does not have what it did not choose.
+#[test]
+fn a_cursor_of_all_columns_goes_on_when_the_entry_gains_one() {
+    let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]", ""))]);
+    let of = |columns: &[&str]| gate.follow(&peer(COUNTY), ask(columns)).unwrap();
+    let (before, some) = (of(&[]), of(&["credit_code", "region"]));
+    let names: Vec<String> = before.allowed().names().into_iter().map(str::to_owned).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(before.allowed().slice(), of(&names).allowed().slice(), "all of them, named or not");
+    let more = format!("{ENTRY}\n[[items]]\nname = \"more\"\ntype = \"string\"\npersonal = false\n");
+    let entry =
+        EntryView { spec: Arc::new(EntrySpec::parse(&more).unwrap()), ..before.allowed().entry.as_ref().clone() };
+    gate.publish(vec![Update::Entry(entry)]);
+    let after = of(&[]);
+    assert_eq!(after.allowed().names().len(), names.len() + 1);
+    assert!(after.allowed().goes_on_from(&before.allowed().slice()));
+    assert!(after.allowed().goes_on_from(&after.allowed().slice()));
+    assert!(!after.allowed().goes_on_from(&some.allowed().slice()), "columns that it never had");
+    // The same names are not all any more: what a cursor of all goes on with is not what this one has.
+    let chosen = of(&names);
+    assert_ne!(chosen.allowed().slice(), before.allowed().slice());
+    assert!(!chosen.allowed().goes_on_from(&before.allowed().slice()));
+    assert!(of(&["credit_code", "region"]).allowed().goes_on_from(&some.allowed().slice()), "some stay some");
+}
+
 #[tokio::test]
 async fn a_drain_is_heard() {
     let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]", ""))]);
