@@ -476,14 +476,15 @@ mod tests {
     fn conditions_are_found_by_what_they_say() {
         let parts = Parts::default();
         let (entry, other) = (EntryId::from_bits(1), EntryId::from_bits(2));
-        let scope = view(1, |_| {}).scope;
-        let regions = ["4403".parse().unwrap()];
-        let of = |entry, predicate, regions: &[RegionCode]| parts.hash_of(entry, predicate, regions);
-        let this = of(entry, scope.rows.as_ref(), &[]);
-        assert_eq!(this, of(entry, view(2, |_| {}).scope.rows.as_ref(), &[]));
-        for different in
-            [of(other, scope.rows.as_ref(), &[]), of(entry, None, &[]), of(entry, scope.rows.as_ref(), &regions)]
-        {
+        let (scope, again) = (view(1, |_| {}).scope, view(2, |_| {}).scope);
+        let regions: Vec<RegionCode> = vec!["4403".parse().unwrap()];
+        let this = parts.hash_of(entry, scope.rows.as_ref(), &[]);
+        assert_eq!(this, parts.hash_of(entry, again.rows.as_ref(), &[]));
+        for different in [
+            parts.hash_of(other, scope.rows.as_ref(), &[]),
+            parts.hash_of(entry, None, &[]),
+            parts.hash_of(entry, scope.rows.as_ref(), &regions),
+        ] {
             assert_ne!(this, different, "a million conditions in one list would be looked through for each grant");
         }
     }

@@ -345,10 +345,13 @@ mod tests {
             all.record(&seen(1, i, denied("columns_outside_scope")), &thresholds);
             all.record(&seen(1, i, ended(i as u64, 1)), &thresholds);
         }
+        all.record(&seen(2, 1, denied("columns_outside_scope")), &thresholds);
+        assert_eq!(all.denials, 11, "what all hold together is bounded");
         assert_eq!(all.of(&who(1)).unwrap().denials(&[Refusal::OutsideScope], Timestamp(5)).count(), 5);
         let grant = Some(GrantId::from_bits(1));
         assert_eq!(all.of(&who(1)).unwrap().sweep_of(grant, 1).unwrap().different(), 10);
         all.forgive(&who(1));
+        assert_eq!(all.denials, 1);
         let history = all.of(&who(1)).unwrap();
         assert_eq!(history.denials(&[Refusal::OutsideScope], Timestamp(0)).count(), 0);
         assert!(history.sweep_of(grant, 1).is_none());
