@@ -38,8 +38,9 @@ pub fn measure(dir: &Path, options: Options) -> Result<Scenario, BenchError> {
     let source = dir.join("source.bin");
     let expected = write_file(&source, options.bytes, &mut Seeded::new(options.seed, "cost"))?;
     let mut side = Side::open(dir, Programs::find()?, &source)?;
-    // The first transfer fills caches and is not counted.
+    // The first transfers fill caches and are not counted.
     side.pull(true, &expected)?;
+    side.pull(false, &expected)?;
     let mut pairs: Vec<(f64, f64)> = Vec::new();
     for i in 0..options.pairs {
         let with_first = i % 2 == 0;

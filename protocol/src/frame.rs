@@ -175,6 +175,7 @@ enum Expect {
 /// Turns the bytes of one stream into events. Feed it with [`push`](Self::push), drain it with [`next`](Self::next).
 #[derive(Debug)]
 pub struct Decoder {
+    takes_lz4: bool,
     expect: Expect,
     pieces: VecDeque<Bytes>,
     buffered: usize,
@@ -182,11 +183,18 @@ pub struct Decoder {
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self { expect: Expect::Header, pieces: VecDeque::new(), buffered: 0 }
+        Self { takes_lz4: false, expect: Expect::Header, pieces: VecDeque::new(), buffered: 0 }
     }
 }
 
 impl Decoder {
+    /// The same for whoever said that it takes compressed batches. To all others they are an unknown kind: a few bytes that
+    /// become many are not for everybody to send.
+    #[must_use]
+    pub fn taking_lz4(self) -> Self {
+        Self { takes_lz4: true, ..self }
+    }
+
     /// Adds bytes of the stream. Drain the events first: what is buffered then is less than one frame.
     pub fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
@@ -209,8 +217,9 @@ impl Decoder {
                     }
                     let mut head = self.take(HEADER_BYTES);
                     let byte = head.get_u8();
-                    let kind =
-                        FrameKind::ALL.into_iter().find(|k| *k as u8 == byte).ok_or(FrameError::UnknownKind(byte))?;
+                    let mut kinds =
+                        FrameKind::ALL.into_iter().filter(|kind| self.takes_lz4 || *kind != FrameKind::BatchLz4);
+                    let kind = kinds.find(|kind| *kind as u8 == byte).ok_or(FrameError::UnknownKind(byte))?;
                     let bytes = head.get_u32();
                     check(kind, bytes.into())?;
                     self.expect = Expect::Body { kind, bytes: bytes as usize };
@@ -385,7 +394,7 @@ mod tests {
         for (kind, bytes) in
             [(1u8, u32::MAX), (2, 1 << 20 | 1), (3, 3), (3, 5), (4, 35), (4, 36 + (1 << 20) + 1), (5, 1 << 25), (6, 3)]
         {
-            let mut decoder = Decoder::default();
+            let mut decoder = Decoder::default().taking_lz4();
             let mut head = vec![kind];
             head.extend(bytes.to_be_bytes());
             decoder.push(Bytes::from(head));
@@ -394,6 +403,9 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(Bytes::from_static(&[9, 0, 0, 0, 0]));
         assert_eq!(decoder.next(), Err(FrameError::UnknownKind(9)));
+        let mut decoder = Decoder::default();
+        decoder.push(Bytes::from_static(&[6, 0, 0, 0, 4]));
+        assert_eq!(decoder.next(), Err(FrameError::UnknownKind(6)), "for those who asked for it alone");
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Rows on the wire: one Arrow IPC encapsulated message per Batch frame, the schema first. No dictionaries, no views, no
-//! compression: a batch is what it is, and its size on the wire is its size in memory.
+//! compression of Arrow's own: a batch is what it is, and its size is its size in memory. How a frame may travel is the frame's matter.
 
 use crate::digest::{Algorithm, Digest};
 use crate::frame::BATCH_BYTES_MAX;

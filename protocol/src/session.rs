@@ -70,6 +70,12 @@ impl<R: RecvHalf> FrameReader<R> {
         Self { recv, decoder: Decoder::default(), bytes: 0 }
     }
 
+    /// The same, for batches that may come compressed.
+    #[must_use]
+    pub fn taking_lz4(self) -> Self {
+        Self { decoder: self.decoder.taking_lz4(), ..self }
+    }
+
     /// The next event; `None` at the end of the stream, between frames.
     ///
     /// Cancel safe: nothing that was read is lost when the future is dropped.

@@ -62,7 +62,7 @@ fn a_set_has_one_root() {
 
 /// What the bytes say, or why they are refused; the bytes come in pieces of `step`.
 fn read(bytes: &[u8], step: usize) -> Result<Vec<String>, FrameError> {
-    let mut decoder = Decoder::default();
+    let mut decoder = Decoder::default().taking_lz4();
     let mut said: Vec<String> = Vec::new();
     for piece in bytes.chunks(step) {
         decoder.push(Bytes::copy_from_slice(piece));

@@ -346,7 +346,7 @@ async fn flow<C: Channel>(
         tokio::pin!(opening);
         data = Some(loop {
             tokio::select! {
-                data = &mut opening => break data?,
+                data = &mut opening => break data?.taking_lz4(),
                 reply = control.reply() => hear(reply?, &mut end)?,
                 () = tokio::time::sleep(SILENCE_MAX) => return Err(silence()),
             }

@@ -192,7 +192,7 @@ impl Subscriber {
     /// Takes the rows of a version. They are checked beside the next that come, as an agent does.
     async fn data(&mut self) -> Result<Taken, BenchError> {
         let stream = self.session.channel().accept_uni().await.map_err(failed)?;
-        let mut reader = FrameReader::new(stream);
+        let mut reader = FrameReader::new(stream).taking_lz4();
         reader.expect::<DataHello>("a data hello").await.map_err(failed)?;
         let (sender, mut bodies) = mpsc::channel(CHECKED_LATER);
         let checking = tokio::spawn(async move {

@@ -21,6 +21,7 @@ use lingqu_protocol::rows::RowsSum;
 use lingqu_protocol::session::SessionError;
 use lingqu_protocol::stream::{Channel, SendHalf};
 use lingqu_protocol::wire::{Alive, Slice, SliceAck, SliceEnd, SliceTaken, Step, reply, step};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// A receiver may take this long to make a slice durable before its subscription is given up: as long as a reader may hold
@@ -224,9 +225,15 @@ impl<F> Following<'_, F> {
         self.flow.failpoint("follow.before_data");
         let schema = projected_schema(&allowed.entry.spec, &allowed.columns);
         let with_op = told.mode == SliceMode::Changes;
-        let mut sending = Sending::begin(lane, leash, schema, with_op, self.ask.lz4.then(Pace::default)).await?;
+        let mut sending = Sending::begin(lane, leash, schema, with_op, self.ask.lz4.then(|| self.pace())).await?;
         self.send(rows, told, &mut sending).await?;
-        Ok(sending.end())
+        let (sent, lane, pace) = sending.end();
+        *self.pace.lock().unwrap_or_else(PoisonError::into_inner) = pace.unwrap_or_default();
+        Ok((sent, lane))
+    }
+
+    fn pace(&self) -> Pace {
+        std::mem::take(&mut self.pace.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     async fn send<S: SendHalf>(&self, rows: Origin, told: &Told, sending: &mut Sending<S>) -> Result<(), FlowError> {

@@ -3,6 +3,7 @@
 
 use super::Flow;
 use super::error::FlowError;
+use super::pace::Pace;
 use super::subscription::SubscriptionRow;
 use super::wires::{Token, Wires, token};
 use crate::gate::{Denied, FollowPermit, Peer, Permit};
@@ -13,7 +14,7 @@ use lingqu_protocol::ids::TransferId;
 use lingqu_protocol::session::SessionError;
 use lingqu_protocol::stream::Channel;
 use lingqu_protocol::wire::{self, Alive, CaughtUp, Follow, FollowReady, Step, reply};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
 /// Serves a subscription until either side ends it.
@@ -38,7 +39,7 @@ pub async fn follow<C: Channel, S: Send>(
     let leash = permit.leash().clone();
     flow.begin_subscription(peer, id, &permit).await?;
     let _counted = metrics::subscribed();
-    let following = Following { flow, permit, peer, id, ask: &ask, share: &share };
+    let following = Following { flow, permit, peer, id, ask: &ask, share: &share, pace: Mutex::default() };
     claim.work(&leash, following.run(known, wires)).await
 }
 
@@ -50,6 +51,8 @@ pub(super) struct Following<'a, F> {
     pub(super) id: TransferId,
     pub(super) ask: &'a Follow,
     pub(super) share: &'a F,
+    /// How its link got along with the versions before; it is with who sends one meanwhile.
+    pub(super) pace: Mutex<Pace>,
 }
 
 impl<F> Following<'_, F> {

@@ -1,5 +1,6 @@
 //! Whether rows are worth compressing: where the link takes longer for a byte than it costs to make two into one. Nobody says
-//! how fast a link is, so it is seen: how long what was sent had to wait for room.
+//! how fast a link is, so it is seen: how long what was sent had to wait for room. As long as all of it fits into the windows
+//! (8 MiB, less where many are served) nothing waits, and nothing is known: a small version on a slow link goes as it is.
 
 use std::time::Duration;
 
@@ -7,10 +8,10 @@ use std::time::Duration;
 /// what tables have; on a link of a gigabit or less that is time won, above it processor time lost.
 const BYTES_PER_SECOND_MAX: u64 = 100_000_000;
 
-/// What is looked back on: the windows of a link fill before it is seen how fast it drains.
+/// What is looked back on: a link that becomes faster or slower is seen after so much.
 const LOOKED_AT_BYTES: u64 = 4 << 20;
 
-/// Before so much was sent nothing is known: it still fits into the windows.
+/// Before so much was sent, one busy moment would count for a slow link.
 const KNOWN_FROM_BYTES: u64 = 512 << 10;
 
 /// Batches that go as they are after one that compression did not make smaller: rows of one table are alike.

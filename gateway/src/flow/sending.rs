@@ -76,10 +76,10 @@ impl<S: SendHalf> Sending<S> {
     }
 
     /// Ends the stream. The lane is held until the receiver has everything.
-    pub(super) fn end(mut self) -> (Sent, DataLane<S>) {
+    pub(super) fn end(mut self) -> (Sent, DataLane<S>, Option<Pace>) {
         self.lane.finish();
         let sum = self.digest.sum();
-        (Sent { rows: sum.count, root: self.root, digest: sum.digest() }, self.lane)
+        (Sent { rows: sum.count, root: self.root, digest: sum.digest() }, self.lane, self.pace)
     }
 
     /// Makes a frame of rows, which is to be sent next.

@@ -41,6 +41,18 @@ impl Placed {
         Ok(Self { rows, codes })
     }
 
+    /// The regions in their order, each with its rows: where rows lie by region, they lie like this. Those without a region
+    /// come first, under the empty code.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (&str, u32)> {
+        let mut counts = vec![0u32; self.codes.len()];
+        for rank in &self.rows {
+            if let Some(count) = counts.get_mut(*rank as usize) {
+                *count += 1;
+            }
+        }
+        self.codes.iter().map(String::as_str).zip(counts)
+    }
+
     /// For each row, which of the [`codes`](Self::codes) it has.
     pub(crate) fn ranks(&self) -> &[u32] {
         &self.rows

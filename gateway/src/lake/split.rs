@@ -25,7 +25,7 @@ use bytes::Bytes;
 use gathered::{Gathered, Merged};
 use held::Block;
 use lingqu_protocol::backflow::RegionSlice;
-use lingqu_protocol::ipc::Encoder;
+use lingqu_protocol::ipc::{Encoder, IpcError};
 use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use object_store::path::Path;
@@ -39,9 +39,9 @@ pub const SPLITS: &str = "splits";
 /// lake, so much to an object: one sync for each.
 pub const MEMORY_BYTES: usize = 12 << 20;
 
-/// Bytes of a run, about: it is a frame, and what each of many receivers holds while it waits. Large enough that a frame costs
-/// nothing beside its bytes.
-const RUN_BYTES_MAX: usize = 256 << 10;
+/// Bytes of a run, about, and of one of unequal rows at most twice as many: large enough that a frame costs little beside its
+/// bytes. Where so many stand that less may wait for each, it is sent in parts.
+const RUN_BYTES_MAX: usize = 128 << 10;
 
 /// Rows of a run: what a frame on the wire holds.
 const RUN_ROWS_MAX: usize = 1 << 16;
@@ -208,10 +208,22 @@ fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Re
     let Some(Merged { rows, regions }) = gathered.merged()? else { return Ok((Bytes::new(), Vec::new())) };
     let cut = cut(&rows, regions.into_iter());
     let (mut messages, mut runs) = (Vec::with_capacity(bytes), Vec::with_capacity(cut.len()));
-    for (code, start, count) in cut {
+    let mut left: Vec<(RegionCode, u32, u32)> = cut.into_iter().rev().collect();
+    while let Some((code, start, count)) = left.pop() {
         let rows = scrub_batch(&rows.slice(start as usize, count as usize))?;
+        let encoded = match encoder.batch(&rows) {
+            Ok((pieces, bytes)) if bytes <= 2 * RUN_BYTES_MAX || count == 1 => Some((pieces, bytes)),
+            Ok(_) => None,
+            Err(IpcError::TooLarge { .. }) if count > 1 => None,
+            Err(error) => return Err(failed(error)),
+        };
+        let Some((pieces, bytes)) = encoded else {
+            // Its rows are larger than most of their region.
+            let half = count / 2;
+            left.extend([(code, start + half, count - half), (code, start, half)]);
+            continue;
+        };
         digest.update(&rows).map_err(failed)?;
-        let (pieces, bytes) = encoder.batch(&rows).map_err(failed)?;
         let at = messages.len();
         pieces.iter().for_each(|piece| messages.extend_from_slice(piece));
         runs.push(Run {
@@ -234,10 +246,11 @@ fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError
 
 /// The runs of rows that lie by these regions, of which each has so many: region, first row, rows.
 fn cut(rows: &RecordBatch, regions: impl Iterator<Item = (RegionCode, u32)>) -> Vec<(RegionCode, u32, u32)> {
-    let most = (RUN_BYTES_MAX / row_bytes(rows).max(1)).clamp(1, RUN_ROWS_MAX) as u32;
     let (mut runs, mut start) = (Vec::new(), 0u32);
     for (code, count) in regions {
         let end = start + count;
+        let each = row_bytes(&rows.slice(start as usize, count as usize));
+        let most = (RUN_BYTES_MAX / each.max(1)).clamp(1, RUN_ROWS_MAX) as u32;
         while start < end {
             let rows = most.min(end - start);
             runs.push((code, start, rows));

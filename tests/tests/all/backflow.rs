@@ -157,7 +157,7 @@ impl Following {
         }
         let mut rows = 0;
         if slice.rows > 0 {
-            let mut data = FrameReader::new(self.connection.channel.accept_uni().await.unwrap());
+            let mut data = FrameReader::new(self.connection.channel.accept_uni().await.unwrap()).taking_lz4();
             let Ok(hello) = data.expect::<DataHello>("a data hello").await else { return self.fault().await };
             assert_eq!(hello.token, self.ready.token);
             let mut decoder = Decoder::default();

@@ -15,6 +15,7 @@ use object_store::path::Path;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 /// Batches that are decoded while another is put in order.
 const READ_AHEAD_BATCHES: usize = 2;
@@ -80,8 +81,9 @@ impl Flow {
     async fn read_all(&self, manifest: &TableManifest, into: &mut Splitter) -> Result<(), FlowError> {
         let mut reader = self.reader(manifest)?;
         let (sender, mut batches) = mpsc::channel(READ_AHEAD_BATCHES);
-        // It ends by itself where nobody takes its rows any more.
-        tokio::spawn(async move {
+        // It ends with this one, whoever is not there any more to take its rows.
+        let mut reading = JoinSet::new();
+        reading.spawn(async move {
             loop {
                 let read = reader.next().await;
                 let is_last = !matches!(read, Ok(Some(_)));

@@ -3,10 +3,9 @@
 use super::failed;
 use crate::lake::error::LakeError;
 use crate::lake::regions::Placed;
-use arrow::array::RecordBatch;
+use arrow::array::{RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, interleave_record_batch};
 use lingqu_protocol::region::RegionCode;
-use std::collections::BTreeMap;
 
 /// Rows of one region that lie one after the other, in the mean, from which on they are copied together and not one by one.
 const TOGETHER_ROWS_MIN: usize = 32;
@@ -15,24 +14,23 @@ const TOGETHER_ROWS_MIN: usize = 32;
 #[derive(Default)]
 pub(super) struct Gathered {
     batches: Vec<Batch>,
+    stretches: Vec<Stretch>,
     bytes: usize,
 }
 
 struct Batch {
     rows: RecordBatch,
-    /// For each row, which of the codes it has.
-    ranks: Vec<u32>,
-    /// None for rows without a region, which are nobody's.
-    codes: Vec<Option<RegionCode>>,
+    /// In which order its rows lie by region; none where they do so already.
+    order: Option<UInt32Array>,
 }
 
-/// Rows of one region that lie one after the other in a batch.
+/// Rows of one region that lie one after the other in a batch, in its order.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
     code: RegionCode,
-    batch: usize,
-    start: usize,
-    rows: usize,
+    batch: u32,
+    start: u32,
+    rows: u32,
 }
 
 /// Rows in the order of their regions.
@@ -50,71 +48,61 @@ impl Gathered {
 
     /// Takes up rows; gives how many have a region.
     pub(super) fn add(&mut self, rows: RecordBatch, placed: &Placed) -> u64 {
-        let codes: Vec<Option<RegionCode>> = placed.codes().iter().map(|code| code.parse().ok()).collect();
-        let batch = Batch { rows, ranks: placed.ranks().to_vec(), codes };
-        let taken = batch.regions().flatten().count();
-        if taken > 0 {
-            self.bytes += batch.rows.get_array_memory_size() + batch.ranks.len() * size_of::<u32>();
-            self.batches.push(batch);
+        let (batch, mut start, mut taken) = (self.batches.len() as u32, 0u32, 0u64);
+        for (code, count) in placed.runs() {
+            // Those without one are nobody's.
+            if let Ok(code) = code.parse::<RegionCode>() {
+                self.stretches.push(Stretch { code, batch, start, rows: count });
+                taken += u64::from(count);
+            }
+            start += count;
         }
-        taken as u64
+        if taken > 0 {
+            let order = placed.order();
+            let order_bytes = order.as_ref().map_or(0, |order| order.len() * size_of::<u32>());
+            self.bytes += rows.get_array_memory_size() + order_bytes;
+            self.batches.push(Batch { rows, order });
+        }
+        taken
     }
 
     /// All rows that have a region; those of one region stay in the order in which they were added. None where there are none.
     ///
     /// # Errors
     /// They are too many for one batch.
-    pub(super) fn merged(self) -> Result<Option<Merged>, LakeError> {
-        let mut counts: BTreeMap<RegionCode, u32> = BTreeMap::new();
-        for batch in &self.batches {
-            batch.regions().flatten().for_each(|code| *counts.entry(code).or_default() += 1);
-        }
+    pub(super) fn merged(mut self) -> Result<Option<Merged>, LakeError> {
         let Some(first) = self.batches.first() else { return Ok(None) };
-        let regions: Vec<(RegionCode, u32)> = counts.into_iter().collect();
-        let stretches = self.stretches();
-        let all: usize = stretches.iter().map(|stretch| stretch.rows).sum();
-        let rows = if all >= stretches.len() * TOGETHER_ROWS_MIN {
-            let slice =
-                |stretch: &Stretch| Some(self.batches.get(stretch.batch)?.rows.slice(stretch.start, stretch.rows));
-            let slices: Vec<RecordBatch> = stretches.iter().filter_map(slice).collect();
+        // Stable.
+        self.stretches.sort_by_key(|stretch| stretch.code);
+        let mut regions: Vec<(RegionCode, u32)> = Vec::new();
+        for stretch in &self.stretches {
+            match regions.last_mut() {
+                Some((code, rows)) if *code == stretch.code => *rows += stretch.rows,
+                _ => regions.push((stretch.code, stretch.rows)),
+            }
+        }
+        let all: usize = regions.iter().map(|(_, rows)| *rows as usize).sum();
+        let lie_by_region = self.batches.iter().all(|batch| batch.order.is_none());
+        let rows = if lie_by_region && all >= self.stretches.len() * TOGETHER_ROWS_MIN {
+            let slice = |stretch: &Stretch| {
+                let batch = self.batches.get(stretch.batch as usize)?;
+                Some(batch.rows.slice(stretch.start as usize, stretch.rows as usize))
+            };
+            let slices: Vec<RecordBatch> = self.stretches.iter().filter_map(slice).collect();
             match slices.as_slice() {
                 [only] => only.clone(),
                 slices => concat_batches(&first.rows.schema(), slices).map_err(failed)?,
             }
         } else {
-            let places = |stretch: &Stretch| {
-                let Stretch { batch, start, rows, .. } = *stretch;
-                (start..start + rows).map(move |row| (batch, row))
-            };
-            let order: Vec<(usize, usize)> = stretches.iter().flat_map(places).collect();
+            let mut order: Vec<(usize, usize)> = Vec::with_capacity(all);
+            for Stretch { batch, start, rows, .. } in &self.stretches {
+                let lies = self.batches.get(*batch as usize).and_then(|batch| batch.order.as_ref());
+                let row = |at: u32| lies.and_then(|order| order.values().get(at as usize)).copied().unwrap_or(at);
+                order.extend((*start..*start + *rows).map(|at| (*batch as usize, row(at) as usize)));
+            }
             let batches: Vec<&RecordBatch> = self.batches.iter().map(|batch| &batch.rows).collect();
             interleave_record_batch(&batches, &order).map_err(failed)?
         };
         Ok(Some(Merged { rows, regions }))
-    }
-
-    /// What lies together, in the order of regions.
-    fn stretches(&self) -> Vec<Stretch> {
-        let mut stretches: Vec<Stretch> = Vec::new();
-        for (batch, of) in self.batches.iter().enumerate() {
-            for (start, code) in of.regions().enumerate().filter_map(|(row, code)| Some((row, code?))) {
-                match stretches.last_mut() {
-                    Some(last) if last.batch == batch && last.code == code && last.start + last.rows == start => {
-                        last.rows += 1;
-                    }
-                    _ => stretches.push(Stretch { code, batch, start, rows: 1 }),
-                }
-            }
-        }
-        // Stable.
-        stretches.sort_by_key(|stretch| stretch.code);
-        stretches
-    }
-}
-
-impl Batch {
-    /// The region of each row.
-    fn regions(&self) -> impl Iterator<Item = Option<RegionCode>> {
-        self.ranks.iter().map(|rank| self.codes.get(*rank as usize).copied().flatten())
     }
 }

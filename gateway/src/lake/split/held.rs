@@ -134,7 +134,11 @@ impl Held {
             let place = self.place(first.block)?;
             let is_inside = |messages: &Bytes| range.end <= messages.len();
             let (all, is_checked) = match place {
-                Place::Memory(messages) if is_inside(&messages) => (messages.slice(range), true),
+                // A copy: whoever is slow would hold the whole block, wherever the rest of it went meanwhile.
+                Place::Memory(messages) if is_inside(&messages) => {
+                    let copied = messages.get(range).map(Bytes::copy_from_slice);
+                    (copied.unwrap_or_default(), true)
+                }
                 Place::Memory(_) => return Err(damaged("a run outside of its block")),
                 Place::Disk(object) => (self.lake.range(&object, range.start as u64..range.end as u64).await?, false),
             };

@@ -2,6 +2,7 @@
 
 use super::{Held, Run};
 use crate::lake::error::LakeError;
+use crate::lake::scrub::scrub_batch;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use bytes::Bytes;
@@ -24,6 +25,8 @@ pub struct Slice {
 #[derive(Default)]
 pub struct Cursor {
     run: usize,
+    /// The next row of that run, where it comes in parts.
+    row: usize,
     decoder: Option<Decoder>,
 }
 
@@ -74,10 +77,12 @@ impl Slice {
         columns: Option<&[usize]>,
         bytes_aim: usize,
     ) -> Result<Option<Piece>, LakeError> {
-        let runs = self.piece(next.run, bytes_aim);
-        if runs.is_empty() {
-            return Ok(None);
+        let Some(first) = self.runs.get(next.run) else { return Ok(None) };
+        // What was begun in parts goes on so, however much may wait by now.
+        if first.bytes as usize > bytes_aim || next.row > 0 {
+            return self.part(first, next, columns, bytes_aim).await.map(Some);
         }
+        let runs = self.piece(next.run, bytes_aim);
         let messages = self.held.messages(runs).await?;
         next.run += runs.len();
         let bytes: usize = messages.iter().map(Bytes::len).sum();
@@ -85,17 +90,9 @@ impl Slice {
             let frame = |(body, run): (Bytes, &Run)| Frame { body, digest: run.digest, sum: run.sum() };
             return Ok(Some(Piece::Ready(messages.into_iter().zip(runs).map(frame).collect())));
         }
-        let decoder = match &mut next.decoder {
-            Some(decoder) => decoder,
-            none => none.insert(self.held.decoder()?),
-        };
         let mut batches = Vec::with_capacity(messages.len());
         for message in messages {
-            let rows = decoder.decode(message).map_err(failed)?.ok_or_else(|| failed("no rows in a run"))?;
-            batches.push(match columns {
-                Some(places) => rows.project(places).map_err(failed)?,
-                None => rows,
-            });
+            batches.push(self.decoded(message, next, columns)?);
         }
         let Some(first) = batches.first() else { return Ok(None) };
         let rows = match batches.len() {
@@ -103,6 +100,39 @@ impl Slice {
             _ => concat_batches(&first.schema(), &batches).map_err(failed)?,
         };
         Ok(Some(Piece::Rows(rows)))
+    }
+
+    /// A part of a run that is more than what may wait for its reader: read again for each, and not held in between.
+    async fn part(
+        &self,
+        run: &Run,
+        next: &mut Cursor,
+        columns: Option<&[usize]>,
+        bytes_aim: usize,
+    ) -> Result<Piece, LakeError> {
+        let message = self.held.messages(std::slice::from_ref(run)).await?.pop().unwrap_or_default();
+        let rows = self.decoded(message, next, columns)?;
+        let left = rows.num_rows().saturating_sub(next.row);
+        let most = (rows.num_rows() * bytes_aim / run.bytes.max(1) as usize).clamp(1, left.max(1));
+        // Rebuilt: it would hold all of the run.
+        let part = scrub_batch(&rows.slice(next.row.min(rows.num_rows()), most.min(left)))?;
+        next.row += most;
+        if next.row >= rows.num_rows() {
+            (next.run, next.row) = (next.run + 1, 0);
+        }
+        Ok(Piece::Rows(part))
+    }
+
+    fn decoded(&self, message: Bytes, next: &mut Cursor, columns: Option<&[usize]>) -> Result<RecordBatch, LakeError> {
+        let decoder = match &mut next.decoder {
+            Some(decoder) => decoder,
+            none => none.insert(self.held.decoder()?),
+        };
+        let rows = decoder.decode(message).map_err(failed)?.ok_or_else(|| failed("no rows in a run"))?;
+        match columns {
+            Some(places) => rows.project(places).map_err(failed),
+            None => Ok(rows),
+        }
     }
 
     /// The runs from this one on that make a piece: one at least.

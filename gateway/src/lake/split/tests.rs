@@ -196,6 +196,66 @@ async fn messages_that_are_ready_say_what_they_hold() {
     }
 }
 
+/// Few large rows among many small ones: no message is more than a frame holds, and none is lost.
+#[tokio::test]
+async fn rows_of_very_unequal_size_are_cut_by_their_own() {
+    let sizes: Vec<usize> = (0..20_000).map(|n| if n > 19_990 { 3 << 20 } else { 3 }).collect();
+    let codes: ArrayRef = Arc::new(StringArray::from_iter_values(sizes.iter().map(|_| "440304")));
+    let notes: ArrayRef = Arc::new(StringArray::from_iter_values(sizes.iter().map(|bytes| "x".repeat(*bytes))));
+    let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(0..20_000));
+    let rows = RecordBatch::try_from_iter_with_nullable([
+        ("region", codes, true),
+        ("name", notes, true),
+        ("n", numbers, true),
+    ]);
+    let rows = rows.unwrap();
+    for spilled in [false, true] {
+        let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
+        let own = split.slice(&region("440304"));
+        assert!(split.runs.iter().all(|run| (run.bytes as usize) < 4 << 20), "at most one large row in a message");
+        assert_eq!(read(&own, 64 << 10).await, (0..20_000).collect::<Vec<i64>>());
+    }
+}
+
+/// A receiver that stands still holds what it was given and not what lies beside it.
+#[tokio::test]
+async fn what_a_slow_receiver_holds_is_its_own() {
+    let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some([2, 4][n as usize % 2]), n)).collect();
+    let split = split(&lake(), &[batch(&rows)], false).await;
+    let own = split.slice(&region("440304"));
+    let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), None, 200 << 10).await.unwrap() else {
+        panic!("all columns go as they are");
+    };
+    assert_eq!(ready.len(), 1);
+    assert!(ready.into_iter().all(|frame| frame.body.is_unique()), "a view of its block would hold all of it");
+}
+
+/// More and less may wait for each while a slice is sent: nothing comes twice, and nothing is left out.
+#[tokio::test]
+async fn pieces_may_change_their_size_at_any_time() {
+    let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some(2), n)).collect();
+    for spilled in [false, true] {
+        let split = split(&lake(), &[batch(&rows)], spilled).await;
+        let own = split.slice(&region("440304"));
+        let (mut cursor, mut sum, mut pieces) = (Cursor::default(), 0, [0; 2]);
+        for aim in [16 << 10, 1 << 20, 20 << 10, 300 << 10].into_iter().cycle() {
+            match own.next(&mut cursor, None, aim).await.unwrap() {
+                None => break,
+                Some(Piece::Ready(ready)) => {
+                    sum += ready.iter().map(|frame| frame.sum.count).sum::<u64>();
+                    pieces[0] += 1;
+                }
+                Some(Piece::Rows(rows)) => {
+                    sum += rows.num_rows() as u64;
+                    pieces[1] += 1;
+                }
+            }
+        }
+        assert_eq!(sum, 40_000);
+        assert!(pieces.iter().all(|count| *count > 0), "{pieces:?}: both ways were gone");
+    }
+}
+
 /// A message of few rows is mostly its head: many small ones are sent as few.
 #[tokio::test]
 async fn small_messages_are_joined() {

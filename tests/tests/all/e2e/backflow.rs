@@ -47,7 +47,7 @@ async fn once(
             reply::Reply::Slice(slice) if slice.rows > 0 => {
                 let recv = dialled.session.channel();
                 let recv = lingqu_protocol::stream::Channel::accept_uni(recv).await.map_err(|e| e.to_string())?;
-                let mut data = lingqu_protocol::session::FrameReader::new(recv);
+                let mut data = lingqu_protocol::session::FrameReader::new(recv).taking_lz4();
                 let (mut decoder, mut root, mut digest) =
                     (Decoder::default(), BatchRoot::default(), None::<RowsDigest>);
                 while let Some(event) = data.next().await.map_err(|e| e.to_string())? {
