@@ -148,12 +148,25 @@ fn mean_and_half(values: &[f64]) -> (f64, f64) {
     (mean, student(values.len().saturating_sub(1)) * (spread / count).sqrt())
 }
 
-/// Student's t for 95 % on both sides; between the table's rows the larger.
+/// Student's t for 95 % on both sides, by degrees of freedom.
+const STUDENT: [(usize, f64); 11] = [
+    (1, 12.71),
+    (2, 4.30),
+    (3, 3.18),
+    (4, 2.78),
+    (5, 2.57),
+    (7, 2.36),
+    (9, 2.26),
+    (14, 2.14),
+    (19, 2.09),
+    (29, 2.05),
+    (39, 2.03),
+];
+
+/// Between the table's rows the larger.
 fn student(freedom: usize) -> f64 {
-    let few = [(1, 12.71), (2, 4.30), (3, 3.18), (4, 2.78), (5, 2.57), (7, 2.36), (9, 2.26)];
-    let many = [(14, 2.14), (19, 2.09), (29, 2.05), (39, 2.03)];
-    let rows = many.iter().rev().chain(few.iter().rev()).find(|(rows, _)| *rows <= freedom);
-    rows.map_or(f64::INFINITY, |(_, t)| *t)
+    let row = STUDENT.iter().rev().find(|(rows, _)| *rows <= freedom);
+    row.map_or(f64::INFINITY, |(_, t)| *t)
 }
 
 #[cfg(test)]

@@ -131,12 +131,15 @@ mod tests {
     fn take(windows: &Arc<Windows>, connection: u64) -> (Share, Arc<AtomicU32>) {
         let seen = Arc::new(AtomicU32::new(0));
         let shown = Arc::clone(&seen);
+        (take_with(windows, connection, move |bytes| shown.store(bytes, Ordering::SeqCst)), seen)
+    }
+
+    fn take_with(windows: &Arc<Windows>, connection: u64, resize: impl Fn(u32) + Send + 'static) -> Share {
         let mut active = windows.0.lock().unwrap();
-        let mine = active.entry(connection);
-        mine.or_insert_with(|| Active::new(move |bytes| shown.store(bytes, Ordering::SeqCst))).transfers += 1;
+        active.entry(connection).or_insert_with(|| Active::new(resize)).transfers += 1;
         divide(&mut active);
         drop(active);
-        (Share { windows: Arc::clone(windows), connection }, seen)
+        Share { windows: Arc::clone(windows), connection }
     }
 
     #[test]
@@ -178,15 +181,13 @@ mod tests {
     fn thousands_that_begin_together_seldom_wake_each_other() {
         let windows = Arc::<Windows>::default();
         let woken = Arc::new(AtomicU32::new(0));
-        for connection in 0..3000 {
+        let take_one = |connection| {
             let woken = Arc::clone(&woken);
-            let mut active = windows.0.lock().unwrap();
-            let count = move |_| {
+            take_with(&windows, connection, move |_| {
                 woken.fetch_add(1, Ordering::SeqCst);
-            };
-            active.entry(connection).or_insert_with(|| Active::new(count)).transfers += 1;
-            divide(&mut active);
-        }
+            })
+        };
+        let _all: Vec<Share> = (0..3000).map(take_one).collect();
         let each = f64::from(woken.load(Ordering::SeqCst)) / 3000.0;
         assert!(each < 8.0, "each was woken {each} times");
     }

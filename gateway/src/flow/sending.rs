@@ -117,10 +117,10 @@ impl<S: SendHalf> Sending<S> {
     async fn frame(&mut self, body: Vec<Bytes>) -> Result<(), FlowError> {
         let bytes: usize = body.iter().map(Bytes::len).sum();
         let sent_bytes = match self.compressed(&body) {
-            Some(frame) => self.raw(vec![frame]).await?,
+            Some(frame) => self.raw([frame]).await?,
             None => {
                 let head = Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?);
-                self.raw([vec![head], body].concat()).await?
+                self.raw(std::iter::once(head).chain(body)).await?
             }
         };
         metrics::sent(sent_bytes as u64);
@@ -140,7 +140,7 @@ impl<S: SendHalf> Sending<S> {
         frame
     }
 
-    async fn raw(&mut self, pieces: Vec<Bytes>) -> Result<usize, FlowError> {
+    async fn raw(&mut self, pieces: impl IntoIterator<Item = Bytes, IntoIter: Send>) -> Result<usize, FlowError> {
         let (mut bytes, since) = (0, Instant::now());
         for piece in pieces {
             bytes += piece.len();

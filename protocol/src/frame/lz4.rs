@@ -52,19 +52,15 @@ pub(super) fn restored(mut body: Bytes) -> Result<Bytes, FrameError> {
     }
 }
 
-/// For those who write a decoder of their own: the body of such a frame.
-#[cfg(test)]
-pub(super) fn body(frame: &Bytes) -> Bytes {
-    let mut frame = frame.clone();
-    frame.advance(HEADER_BYTES);
-    frame
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn body(frame: &Bytes) -> Bytes {
+        frame.slice(HEADER_BYTES..)
+    }
 
     proptest! {
         #[test]

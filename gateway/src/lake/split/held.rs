@@ -176,7 +176,7 @@ impl Held {
     }
 }
 
-fn damaged(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {
+pub(super) fn damaged(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {
     LakeError::columns("reading a split", why)
 }
 

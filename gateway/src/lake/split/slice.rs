@@ -1,5 +1,6 @@
 //! One subscriber's rows of a split, piece by piece.
 
+use super::held::damaged;
 use super::{Held, Run};
 use crate::lake::error::LakeError;
 use crate::lake::scrub::scrub_batch;
@@ -97,7 +98,7 @@ impl Slice {
         let Some(first) = batches.first() else { return Ok(None) };
         let rows = match batches.len() {
             1 => first.clone(),
-            _ => concat_batches(&first.schema(), &batches).map_err(failed)?,
+            _ => concat_batches(&first.schema(), &batches).map_err(damaged)?,
         };
         Ok(Some(Piece::Rows(rows)))
     }
@@ -128,9 +129,9 @@ impl Slice {
             Some(decoder) => decoder,
             none => none.insert(self.held.decoder()?),
         };
-        let rows = decoder.decode(message).map_err(failed)?.ok_or_else(|| failed("no rows in a run"))?;
+        let rows = decoder.decode(message).map_err(damaged)?.ok_or_else(|| damaged("no rows in a run"))?;
         match columns {
-            Some(places) => rows.project(places).map_err(failed),
+            Some(places) => rows.project(places).map_err(damaged),
             None => Ok(rows),
         }
     }
@@ -146,8 +147,4 @@ impl Slice {
         let most = sizes.take_while(|fits| *fits).count();
         rest.get(..most.max(1).min(rest.len())).unwrap_or_default()
     }
-}
-
-fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {
-    LakeError::columns("reading a split", why)
 }
