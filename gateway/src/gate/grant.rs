@@ -314,7 +314,7 @@ impl Parts {
                 (view.entry, &blank.columns, &blank.purposes, &blank.agents),
                 (blank.rate_bytes_per_second_max, blank.requests_per_day_max),
             )),
-            |shape| shape.entry == view.entry && shape.terms == blank,
+            |shape| (shape.entry, &shape.terms) == (view.entry, &blank),
             || Shape {
                 entry: view.entry,
                 methods,
@@ -325,19 +325,16 @@ impl Parts {
                 known: OnceLock::new(),
             },
         );
+        let (first, more) = (scope.networks.first().copied(), scope.networks.get(1..).unwrap_or_default());
         let party = self.parties.find(
             self.hasher.hash_one((view.requester, &scope.networks)),
-            |party| party.requester == view.requester && party.networks().eq(&scope.networks),
-            || Party {
-                requester: view.requester,
-                first: scope.networks.first().copied(),
-                more: scope.networks.get(1..).unwrap_or_default().to_vec(),
-            },
+            |party| (party.requester, party.first, party.more.as_slice()) == (view.requester, first, more),
+            || Party { requester: view.requester, first, more: more.to_vec() },
         );
         let rows = (scope.rows.is_some() || !scope.regions.is_empty()).then(|| {
             self.rows.find(
                 self.hash_of(view.entry, scope.rows.as_ref(), &scope.regions),
-                |rows| rows.entry == view.entry && rows.predicate == scope.rows && rows.regions == scope.regions,
+                |rows| (rows.entry, &rows.predicate, &rows.regions) == (view.entry, &scope.rows, &scope.regions),
                 || Rows {
                     entry: view.entry,
                     predicate: scope.rows.clone(),
@@ -396,101 +393,4 @@ impl<T> Interned<T> {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-    use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
-
-    fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
-        let text = include_str!("../../../protocol/fixtures/application.toml");
-        let mut scope = ApplicationSpec::parse(text).unwrap().scope;
-        change(&mut scope);
-        GrantView {
-            id: GrantId::from_bits(number),
-            entry: EntryId::from_bits(1),
-            requester: "91512081MA62K0260E".parse().unwrap(),
-            scope: Arc::new(scope),
-            status: GrantStatus::InForce,
-            digest: Digest::blake3(b"answer"),
-        }
-    }
-
-    #[test]
-    fn nothing_of_a_scope_is_lost() {
-        let mut parts = Parts::default();
-        for change in [
-            (|_| {}) as fn(&mut Scope),
-            |s| s.rows = None,
-            |s| s.networks.clear(),
-            |s| s.networks.push("10.0.0.0/8".parse().unwrap()),
-            |s| s.volume_bytes_max = None,
-            |s| s.regions = vec!["4403".parse().unwrap(), "441900".parse().unwrap()],
-            |s| (s.rows, s.regions) = (None, vec!["4403".parse().unwrap()]),
-            |s| s.agents = vec!["main".parse().unwrap()],
-            |s| s.rate_bytes_per_second_max = Some(70_000),
-            |s| s.requests_per_day_max = Some(3),
-            |s| s.transforms = ScopeSpec::parse("[transforms]\nregion = \"mask\"").unwrap().transforms.unwrap(),
-            |s| s.until = s.from,
-            |s| s.columns.truncate(1),
-            |s| s.purposes.push("统计".into()),
-        ] {
-            let view = view(1, change);
-            let kept = parts.keep(&view);
-            assert_eq!(kept.scope.whole(), *view.scope);
-            assert_eq!(kept.scope.limits(), Limits::of(&view.scope));
-            assert_eq!((kept.entry(), kept.requester()), (view.entry, view.requester));
-            assert_eq!((kept.scope.starts_at(), kept.scope.ends_at()), (view.scope.starts_at(), view.scope.ends_at()));
-        }
-    }
-
-    #[test]
-    fn equal_parts_are_held_once_and_forgotten_with_the_last_grant() {
-        let mut parts = Parts::default();
-        let first = parts.keep(&view(1, |_| {}));
-        let second = parts.keep(&view(2, |s| s.until = s.from));
-        assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
-        assert!(Arc::ptr_eq(&first.scope.party, &second.scope.party));
-        let rows = |grant: &Grant| Arc::clone(grant.scope.rows.as_ref().unwrap());
-        assert!(Arc::ptr_eq(&rows(&first), &rows(&second)));
-        let elsewhere = parts.keep(&GrantView { entry: EntryId::from_bits(2), ..view(5, |_| {}) });
-        assert!(!Arc::ptr_eq(&rows(&first), &rows(&elsewhere)), "a condition is typed against its entry");
-        let county = parts.keep(&view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
-        assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
-        for (number, change) in [
-            (6, (|s| s.from = s.until) as fn(&mut Scope)),
-            (7, |s| s.volume_bytes_max = Some(1)),
-            (8, |s| s.networks = vec!["192.0.2.0/24".parse().unwrap()]),
-            (9, |s| s.rows = None),
-        ] {
-            let grant = parts.keep(&view(number, change));
-            assert!(Arc::ptr_eq(&first.scope.shape, &grant.scope.shape), "{number}: not a part of what all share");
-        }
-        let other = parts.keep(&view(3, |s| s.columns.truncate(1)));
-        assert!(!Arc::ptr_eq(&first.scope.shape, &other.scope.shape));
-        for number in 0..3 * SWEEP_AT_LEAST as u128 {
-            parts.keep(&view(number, |s| s.columns = vec![format!("c{number}")]));
-        }
-        assert!(parts.shapes.by_hash.len() <= 2 * SWEEP_AT_LEAST, "parts of grants that are gone are forgotten");
-    }
-
-    #[test]
-    fn conditions_are_found_by_what_they_say() {
-        let parts = Parts::default();
-        let (entry, other) = (EntryId::from_bits(1), EntryId::from_bits(2));
-        let (scope, again) = (view(1, |_| {}).scope, view(2, |_| {}).scope);
-        let regions: Vec<RegionCode> = vec!["4403".parse().unwrap()];
-        let this = parts.hash_of(entry, scope.rows.as_ref(), &[]);
-        assert_eq!(this, parts.hash_of(entry, again.rows.as_ref(), &[]));
-        for different in [
-            parts.hash_of(other, scope.rows.as_ref(), &[]),
-            parts.hash_of(entry, None, &[]),
-            parts.hash_of(entry, scope.rows.as_ref(), &regions),
-        ] {
-            assert_ne!(this, different, "a million conditions in one list would be looked through for each grant");
-        }
-    }
-
-    #[test]
-    fn a_grant_is_two_lines_of_a_cache() {
-        assert!(size_of::<Option<Grant>>() <= 128, "{} bytes", size_of::<Option<Grant>>());
-    }
-}
+mod tests;

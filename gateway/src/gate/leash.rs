@@ -346,6 +346,7 @@ impl LeashBook {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::gate::Wait;
     use lingqu_protocol::stream::EndsStream;
 
     const AGENT: &str = "91350100M000100Y43/a";
@@ -401,7 +402,8 @@ mod tests {
         assert_eq!((first.grant(), first.list(), first.is_standing()), (Some(GrantId::from_bits(3)), None, false));
         assert_eq!((second.grant(), second.list(), second.is_standing()), (None, Some(ListId::from_bits(4)), true));
         assert_eq!((first.agent().to_string().as_str(), first.entry()), (AGENT, EntryId::from_bits(1)));
-        assert_eq!(first.waits().now(), None);
+        let _held_up = first.waits().begin(Wait::Memory);
+        assert_eq!((first.waits().now(), second.waits().now()), (Some(Wait::Memory), None));
         let shown = format!("{first:?}");
         assert!(shown.contains("leash 0") && shown.contains(AGENT), "{shown}");
         assert_eq!(book.running().len(), 2);
@@ -455,6 +457,25 @@ mod tests {
         let cut = Cut { code: CloseCode::Suspended, word: "stopped", reason: String::new(), since: Timestamp(0) };
         assert_eq!(book.cut(&Selector::All, &cut), 1);
         assert_eq!(ends.load(Ordering::Relaxed), held as u64, "the one that still runs is among them");
+    }
+
+    #[test]
+    fn streams_are_looked_through_when_they_have_doubled_and_not_for_each_one() {
+        struct Runs(Arc<AtomicU64>);
+        impl EndsStream for Runs {
+            fn end(&self, _code: CloseCode) {}
+            fn is_gone(&self) -> bool {
+                self.0.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+        }
+        let leash = Arc::new(LeashBook::default()).attach(tags(Some(3), None, false), None, Duration::ZERO);
+        let looked_at = Arc::new(AtomicU64::new(0));
+        for _ in 0..8 * STREAMS_LOOKED_THROUGH {
+            leash.ends(Box::new(Runs(Arc::clone(&looked_at))));
+        }
+        let (looked_at, once) = (looked_at.load(Ordering::Relaxed), STREAMS_LOOKED_THROUGH as u64);
+        assert_eq!(looked_at, once + 2 * once + 4 * once);
     }
 
     #[test]

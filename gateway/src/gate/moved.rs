@@ -16,7 +16,7 @@ impl Moved {
     /// Counts what just passed.
     pub fn add(&self, bytes: u64, rows: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if rows > 0 {
+        if rows != 0 {
             self.rows.fetch_add(rows, Ordering::Relaxed);
         }
     }

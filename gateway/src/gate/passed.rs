@@ -95,9 +95,20 @@ mod tests {
             ended.add(&agent, Some(GrantId::from_bits(number)), &passed);
             assert!(ended.0.lock().unwrap().grants.len() <= REMEMBERED_MAX, "{number}");
         }
-        let all = ended.all();
-        assert_eq!(all.agencies[&agent.agency].ended, 3 * REMEMBERED_MAX as u64);
-        let last = GrantId::from_bits(3 * REMEMBERED_MAX as u128 - 1);
-        assert!(all.grants.contains_key(&last), "the largest stay");
+        assert_eq!(ended.all().agencies[&agent.agency].ended, 3 * REMEMBERED_MAX as u64);
+    }
+
+    #[test]
+    fn the_half_of_which_most_passed_stays() {
+        let left = |count: usize, bytes: fn(u64) -> u64| {
+            let of = (0..count as u64).map(|number| (number, Passed { in_bytes: bytes(number), ..Passed::default() }));
+            let mut of: HashMap<u64, Passed> = of.collect();
+            make_room(&mut of);
+            of
+        };
+        assert_eq!(left(REMEMBERED_MAX - 1, |number| number).len(), REMEMBERED_MAX - 1, "nothing is forgotten early");
+        let (most, half) = (left(REMEMBERED_MAX, |number| number), REMEMBERED_MAX as u64 / 2);
+        assert!(most.len() as u64 == half - 1 && most.keys().all(|number| *number > half), "{} stay", most.len());
+        assert!(left(REMEMBERED_MAX, |_| 7).len() < REMEMBERED_MAX, "there is room where all are equal, too");
     }
 }

@@ -230,6 +230,11 @@ mod tests {
     }
 
     #[test]
+    fn a_permission_goes_by_the_id_of_its_grant() {
+        assert_eq!(GRANT.to_string(), GrantId::from_bits(1).to_string());
+    }
+
+    #[test]
     fn a_day_begins_once() {
         let quota = QuotaBook::default().of(GRANT, Limits { requests_per_day_max: Some(2), ..Limits::default() });
         let days = [5, 5, 5, 6, 5, 6, 6, 8];

@@ -81,17 +81,21 @@ impl World {
         gate.refresh(Duration::from_secs(5));
         let world = Self { gate };
         world.terms(terms);
-        let scope = ApplicationSpec::parse(&format!("{APPLICATION}{keys}")).unwrap().scope;
-        let spec = EntrySpec::parse(TERMS).unwrap();
-        world.gate.publish(vec![Update::Grant(GrantView {
+        world.grant(&format!("{APPLICATION}{keys}"));
+        world
+    }
+
+    /// The grant under an application for an entry of the usual terms.
+    fn grant(&self, application: &str) {
+        let scope = ApplicationSpec::parse(application).unwrap().scope;
+        self.gate.publish(vec![Update::Grant(GrantView {
             id: GRANT,
             entry: ENTRY,
             requester: REQUESTER.parse().unwrap(),
-            scope: Arc::new(scope.resolved(&spec)),
+            scope: Arc::new(scope.resolved(&EntrySpec::parse(TERMS).unwrap())),
             status: GrantStatus::InForce,
-            digest: Digest::blake3(keys.as_bytes()),
+            digest: Digest::blake3(application.as_bytes()),
         })]);
-        world
     }
 
     fn terms(&self, terms: &str) {
@@ -151,15 +155,7 @@ fn records_by_key_are_a_method_of_their_own_and_need_a_key_in_clear() {
         // The usual application has methods of its own.
         let world = World::new("", &terms);
         let text = APPLICATION.replace("methods = [\"batch_exchange\", \"file_download\"]", "");
-        let scope = ApplicationSpec::parse(&format!("{text}{keys}")).unwrap().scope;
-        world.gate.publish(vec![Update::Grant(GrantView {
-            id: GRANT,
-            entry: ENTRY,
-            requester: REQUESTER.parse().unwrap(),
-            scope: Arc::new(scope.resolved(&EntrySpec::parse(&terms).unwrap())),
-            status: GrantStatus::InForce,
-            digest: Digest::blake3(keys.as_bytes()),
-        })]);
+        world.grant(&format!("{text}{keys}"));
         world
     };
     let world = with(service);
@@ -298,9 +294,57 @@ fn an_entry_that_changed_gives_no_more_than_was_granted() {
     assert_eq!(world.word("a", |a| a.columns = vec!["note".into()]), "allowed");
     world.terms(&TERMS.replacen("region_column = \"region\"\n", "", 1));
     assert_eq!(world.word("a", |a| a.columns = vec!["note".into()]), "column_gone");
-    let files = TERMS.split("items").next().unwrap().replacen("region_column = \"region\"\n", "", 1);
-    world.terms(&files.replacen("format = \"table\"", "format = \"file\"", 1));
+    world.terms(&files());
     assert_eq!(world.word("a", |_| {}), "column_gone");
+}
+
+/// The terms as those of an entry of files.
+fn files() -> String {
+    let terms = TERMS.split("items").next().unwrap().replacen("region_column = \"region\"\n", "", 1);
+    terms.replacen("format = \"table\"", "format = \"file\"", 1)
+}
+
+#[test]
+fn files_leave_whole_or_not_at_all() {
+    let world = World::new("", &files());
+    let of_rows = APPLICATION.replace("columns = [\"region\", \"id\", \"address\", \"note\"]\n", "");
+    world.grant(&of_rows);
+    assert_eq!(world.word("a", |_| {}), "column_gone", "a grant of some rows of what was a table");
+    world.grant(&of_rows.replace("where = \"note != 'secret'\"\n", ""));
+    let permit = world.gate.pull(&peer("a"), &ask()).unwrap();
+    assert!(permit.columns().is_empty() && permit.rows().is_none());
+    for narrower in [
+        (|a| a.columns = vec!["note".into()]) as fn(&mut Ask),
+        |a| a.rows = Some(Predicate::parse("note = 'x'").unwrap()),
+        |a| a.region = Some("4403".parse().unwrap()),
+    ] {
+        assert_eq!(world.word("a", narrower), "no_columns_in_files");
+    }
+}
+
+#[test]
+fn a_purpose_is_the_only_one_or_the_one_that_is_named() {
+    let world = World::new("", TERMS);
+    assert_eq!(world.gate.pull(&peer("a"), &ask()).unwrap().purpose(), "p");
+    world.grant(&APPLICATION.replace("purposes = [\"p\"]", "purposes = [\"p\", \"q\"]"));
+    assert_eq!(world.word("a", |_| {}), "purpose_needed");
+    assert_eq!(world.word("a", |a| a.purpose = Some("r".into())), "purpose_outside_scope");
+    for purpose in ["p", "q"] {
+        let named = Ask { purpose: Some(purpose.into()), ..ask() };
+        assert_eq!(world.gate.pull(&peer("a"), &named).unwrap().purpose(), purpose);
+    }
+}
+
+#[test]
+fn what_was_used_before_a_restart_counts_after_it() {
+    let world = World::new("volume_bytes_max = 1_000\nrequests_per_day_max = 3\n", TERMS);
+    let used = Used { bytes: 700, day: 20_000, requests: 2 };
+    world.gate.restore_used(Under::Grant(GRANT), used);
+    let permit = world.gate.pull(&peer("a"), &ask()).unwrap();
+    let limits =
+        Limits { volume_bytes_max: Some(1_000), rate_bytes_per_second_max: None, requests_per_day_max: Some(3) };
+    assert_eq!((permit.under(), permit.quota().limits()), (Under::Grant(GRANT), limits));
+    assert_eq!((permit.quota().used(), permit.quota().reserve(900)), (used, 300));
 }
 
 #[test]

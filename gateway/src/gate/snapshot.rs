@@ -350,3 +350,46 @@ impl Snapshot {
         self.agencies.get(&code).cloned().unwrap_or_else(|| Agency { code, view: None, grants: Arc::default() })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_stands_once_beside_others_and_ends_alone() {
+        let entry = Selector::Entry(EntryId::from_bits(1));
+        let stop = |selector: &Selector, reason: &str| {
+            Update::Stop(StopView { selector: selector.clone(), reason: reason.to_owned(), since: Timestamp(1) })
+        };
+        let reasons = |snapshot: &Snapshot| snapshot.stops().iter().map(|s| s.reason.clone()).collect::<Vec<_>>();
+        let (stopped, cuts) =
+            Snapshot::default().with(vec![stop(&entry, "first"), stop(&Selector::All, "other"), stop(&entry, "last")]);
+        assert_eq!((reasons(&stopped), cuts.len()), (vec!["other".to_owned(), "last".to_owned()], 3));
+        let (resumed, cuts) = stopped.with(vec![Update::Resume(entry)]);
+        assert_eq!((reasons(&resumed), cuts.len()), (vec!["other".to_owned()], 0));
+    }
+
+    #[test]
+    fn an_entry_cuts_what_runs_where_it_is_withdrawn_and_never_else() {
+        let spec = Arc::new(EntrySpec::parse(include_str!("../../../protocol/fixtures/entry.toml")).unwrap());
+        let id = EntryId::from_bits(1);
+        let entry = |published: bool| {
+            let provider = "91350100M000100Y43".parse().unwrap();
+            Update::Entry(EntryView { id, code: None, provider, spec: Arc::clone(&spec), published })
+        };
+        for (was, is, cuts) in [
+            (None, false, 0),
+            (None, true, 0),
+            (Some(false), false, 0),
+            (Some(false), true, 0),
+            (Some(true), true, 0),
+            (Some(true), false, 1),
+        ] {
+            let (before, _) = Snapshot::default().with(was.into_iter().map(entry).collect());
+            let (_, made) = before.with(vec![entry(is)]);
+            let made: Vec<_> = made.into_iter().map(|(selector, cut)| (selector, cut.word)).collect();
+            assert_eq!(made, vec![(Selector::Entry(id), "entry_withdrawn"); cuts], "{was:?} to {is}");
+        }
+    }
+}

@@ -254,6 +254,21 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_is_made_anew_only_where_too_few_of_its_places_would_stay_free() {
+        let mut table = Table::default();
+        let mut places = Vec::new();
+        for key in 0..14u32 {
+            table.insert((key, 0));
+            places.push(table.chunks[0][0].len());
+            // The same key again lies where it lay, however full the leaf is.
+            table.insert((key, 1));
+            assert_eq!(table.chunks[0][0].len(), places[key as usize]);
+        }
+        assert_eq!(places, [2, 4, 6, 6, 10, 10, 14, 14, 14, 20, 20, 20, 20, 28]);
+        assert_eq!(format!("{table:?}"), "14 entries");
+    }
+
+    #[test]
     fn keys_lie_all_over_their_leaf() {
         let mut table = Table::default();
         (0..20_000u32).for_each(|k| table.insert((k, 0)));

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use futures::FutureExt;
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
@@ -312,6 +313,8 @@ fn every_selector_cuts_its_flows_and_no_others() {
         world.gate.publish(vec![Update::Stop(stop)]);
         assert_eq!([pull.leash().check().is_err(), push.leash().check().is_err()], expected, "{selector:?}");
         assert_eq!(world.denied(REQUESTER, &world.ask()) == "stopped", expected[0], "{selector:?}");
+        let pushed = world.gate.push(&peer(PROVIDER), "307010/000001");
+        assert_eq!(pushed.is_err_and(|denied| denied.word() == "stopped"), expected[1], "{selector:?}");
         world.gate.publish(vec![Update::Resume(selector)]);
         assert_eq!(world.denied(REQUESTER, &world.ask()), "allowed");
     }
@@ -355,6 +358,15 @@ fn a_drain_lets_what_runs_go_on() {
 }
 
 #[test]
+fn who_waits_for_a_drain_waits_until_it_begins() {
+    let world = World::new();
+    let mut drained = std::pin::pin!(world.gate.drained());
+    assert_eq!(drained.as_mut().now_or_never(), None);
+    world.gate.drain();
+    assert_eq!((drained.now_or_never(), world.gate.drained().now_or_never()), (Some(()), Some(())));
+}
+
+#[test]
 fn the_end_of_a_period_cuts_in_mid_stream() {
     let world = World::new();
     let running = world.gate.pull(&peer(REQUESTER), &world.ask()).unwrap();
@@ -384,6 +396,8 @@ async fn a_blocked_flow_wakes_up_when_it_is_cut() {
     let waiting = tokio::spawn(async move { leash.cut().await });
     tokio::task::yield_now().await;
     world.suspend();
+    tokio::task::yield_now().await;
+    assert!(waiting.is_finished());
     assert_eq!(waiting.await.unwrap().word, "grant_suspended");
     assert_eq!(running.leash().cut().await.word, "grant_suspended", "later, too");
 }

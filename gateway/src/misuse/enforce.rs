@@ -34,7 +34,7 @@ const DUE_EVERY_MS: i64 = 1_000;
 const AGAIN_EVERY_MS: i64 = 60_000;
 
 /// Findings that are kept apart while they are open, and for a while after they ended.
-const KEYS_MAX: usize = 16 * 1024;
+const KEYS_MAX: usize = 16_384;
 
 /// An hour and a day.
 const HOUR_MS: i64 = 3_600_000;
@@ -75,8 +75,21 @@ struct Case {
     agency: CreditCode,
     agent: Option<AgentId>,
     grant: Option<GrantId>,
-    /// The other grant, where two join.
+    /// The other grant and the provider that is told, where two join.
     other: Option<String>,
+}
+
+impl Case {
+    fn of(suspected: &Suspected) -> Self {
+        let joined = suspected.evidence.shown.first().filter(|_| suspected.rule == Rule::Joining);
+        Self {
+            rule: suspected.rule,
+            agency: suspected.agency,
+            agent: suspected.agent.clone(),
+            grant: suspected.grant,
+            other: joined.map(|shown| format!("{} {:?}", shown.what, suspected.provider)),
+        }
+    }
 }
 
 /// How a case stands.
@@ -180,7 +193,7 @@ impl Watch {
         let history = self.histories.record(seen, thresholds);
         let found: Vec<Suspicion> = rules::judge(history, seen, thresholds, seen.at).collect();
         for suspicion in found {
-            self.suspect(suspicion, None, seen.at).await;
+            self.suspect(&suspicion, None, seen.at).await;
         }
     }
 
@@ -206,23 +219,14 @@ impl Watch {
             let mut told = providers.to_vec();
             told.dedup();
             for provider in told {
-                self.suspect(suspicion.clone(), Some(provider), now).await;
+                self.suspect(&suspicion, Some(provider), now).await;
             }
         }
     }
 
-    async fn suspect(&mut self, suspicion: Suspicion, provider: Option<CreditCode>, now: Timestamp) {
-        let Some(mut suspected) = self.suspected(&suspicion, provider) else { return };
-        let other = (suspicion.rule == Rule::Joining)
-            .then(|| suspicion.evidence.shown.first().map(|s| format!("{} {provider:?}", s.what)))
-            .flatten();
-        let case = Case {
-            rule: suspected.rule,
-            agency: suspected.agency,
-            agent: suspected.agent.clone(),
-            grant: suspected.grant,
-            other,
-        };
+    async fn suspect(&mut self, suspicion: &Suspicion, provider: Option<CreditCode>, now: Timestamp) {
+        let Some(mut suspected) = self.suspected(suspicion, provider) else { return };
+        let case = Case::of(&suspected);
         match self.cases.get_mut(&case) {
             Some(Standing::Open { finding, written_at, again, .. }) => {
                 *again += 1;
@@ -243,10 +247,10 @@ impl Watch {
         if !self.may_find(now) && !suspected.action.cuts() {
             return;
         }
-        self.open(case, suspected).await;
+        self.open(suspected).await;
     }
 
-    async fn open(&mut self, case: Case, suspected: Suspected) {
+    async fn open(&mut self, suspected: Suspected) {
         let (rule, action, observe_only) = (suspected.rule, suspected.action, suspected.observe_only);
         let confirm_ms = i64::from(self.parts.thresholds.confirm_within_hours) * HOUR_MS;
         let what = suspected.reason();
@@ -255,7 +259,7 @@ impl Watch {
                 metrics::finding(rule.code(), if observe_only { "observed" } else { action.word() });
                 let cut = finding.cut.as_ref().map(|cut| cut.selector.to_string());
                 tracing::warn!(finding = %finding.id, rule = rule.code(), cut, observe_only, "suspected: {what}");
-                self.keep_open_as(case, &finding);
+                self.keep_open(&finding);
             }
             Err(error) => {
                 tracing::error!(%error, rule = rule.code(), "a finding could not be written; what it cut stays cut: {what}");
@@ -317,25 +321,30 @@ impl Watch {
         self.hour.1 <= FINDINGS_AN_HOUR_MAX
     }
 
-    fn keep_open(&mut self, finding: &Finding) {
-        let of = &finding.suspected;
-        let other = (of.rule == Rule::Joining)
-            .then(|| of.evidence.shown.first().map(|s| format!("{} {:?}", s.what, of.provider)))
-            .flatten();
-        let case = Case { rule: of.rule, agency: of.agency, agent: of.agent.clone(), grant: of.grant, other };
-        self.keep_open_as(case, finding);
+    /// How long a finding that cut nothing stays open.
+    fn open_ms_max(&self) -> i64 {
+        i64::from(self.parts.thresholds.open_days) * DAY_MS
     }
 
-    fn keep_open_as(&mut self, case: Case, finding: &Finding) {
-        let open_ms_max = i64::from(self.parts.thresholds.open_days) * DAY_MS;
-        let (expires_at, written_at) = (finding.expires_at(open_ms_max), finding.last_at);
+    fn keep_open(&mut self, finding: &Finding) {
+        let (expires_at, written_at) = (finding.expires_at(self.open_ms_max()), finding.last_at);
         if self.cases.len() >= KEYS_MAX {
             let now = self.parts.clock.wall();
             self.cases.retain(|_, standing| !matches!(standing, Standing::Quiet { until } if *until <= now));
         }
         if self.cases.len() < KEYS_MAX {
-            self.cases.insert(case, Standing::Open { finding: finding.id, expires_at, written_at, again: 0 });
+            let standing = Standing::Open { finding: finding.id, expires_at, written_at, again: 0 };
+            self.cases.insert(Case::of(&finding.suspected), standing);
         }
+    }
+
+    /// Open findings whose time is over: no other is looked for in the state.
+    fn due(&self, now: Timestamp) -> Vec<FindingId> {
+        let due = |standing: &Standing| match standing {
+            Standing::Open { finding, expires_at: Some(at), .. } if *at <= now => Some(*finding),
+            _ => None,
+        };
+        self.cases.values().filter_map(due).collect()
     }
 
     /// What people said meanwhile, what is due, and what is to be kept: about once a second.
@@ -348,17 +357,8 @@ impl Watch {
             return;
         }
         self.due_at = now;
-        let due: Vec<FindingId> = self
-            .cases
-            .values()
-            .filter_map(|standing| match standing {
-                Standing::Open { finding, expires_at: Some(at), .. } if *at <= now => Some(*finding),
-                _ => None,
-            })
-            .collect();
-        let open_ms_max = i64::from(self.parts.thresholds.open_days) * DAY_MS;
-        for id in due {
-            match self.parts.registry.expire_finding(id, open_ms_max).await {
+        for id in self.due(now) {
+            match self.parts.registry.expire_finding(id, self.open_ms_max()).await {
                 Ok(true) => tracing::warn!(finding = %id, "nobody confirmed it in time: it ended, and its cut with it"),
                 Ok(false) => {}
                 Err(error) => tracing::error!(%error, finding = %id, "a finding that is due could not be ended"),
@@ -396,11 +396,10 @@ impl Watch {
     }
 
     fn say_dropped(&mut self) {
-        let Seen { taken, dropped, .. } = self.observed.sight.seen();
-        if dropped > self.dropped_logged {
-            let lost = dropped - self.dropped_logged;
+        let seen = self.observed.sight.seen();
+        if let Some(lost) = seen.dropped_since(&mut self.dropped_logged) {
+            let Seen { taken, dropped, .. } = seen;
             tracing::warn!(lost, taken, dropped, "observations were dropped: findings may be missing");
-            self.dropped_logged = dropped;
         }
     }
 

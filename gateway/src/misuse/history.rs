@@ -337,6 +337,19 @@ mod tests {
         })
     }
 
+    fn moving(grant: u128, bytes: u64) -> Event {
+        Event::Moving(Passed {
+            grant: Some(GrantId::from_bits(grant)),
+            entry: EntryId::from_bits(1),
+            bytes,
+            rows: 1,
+            rows_in_all: 1,
+            elapsed_ms: 1,
+            volume_bytes_max: None,
+            question: None,
+        })
+    }
+
     #[test]
     fn what_is_forgiven_does_not_count_any_more_and_what_is_usual_stays() {
         let thresholds = Thresholds::default();
@@ -345,13 +358,15 @@ mod tests {
             all.record(&seen(1, i, denied("columns_outside_scope")), &thresholds);
             all.record(&seen(1, i, ended(i as u64, 1)), &thresholds);
         }
-        all.record(&seen(2, 1, denied("columns_outside_scope")), &thresholds);
-        assert_eq!(all.denials, 11, "what all hold together is bounded");
+        for at in [1, 2] {
+            all.record(&seen(2, at, denied("columns_outside_scope")), &thresholds);
+        }
+        assert_eq!(all.denials, 12, "what all hold together is bounded");
         assert_eq!(all.of(&who(1)).unwrap().denials(&[Refusal::OutsideScope], Timestamp(5)).count(), 5);
         let grant = Some(GrantId::from_bits(1));
         assert_eq!(all.of(&who(1)).unwrap().sweep_of(grant, 1).unwrap().different(), 10);
         all.forgive(&who(1));
-        assert_eq!(all.denials, 1);
+        assert_eq!(all.denials, 2);
         let history = all.of(&who(1)).unwrap();
         assert_eq!(history.denials(&[Refusal::OutsideScope], Timestamp(0)).count(), 0);
         assert!(history.sweep_of(grant, 1).is_none());
@@ -359,7 +374,17 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_needs_a_connection_in_both_places() {
+    fn what_is_measured_adds_up_for_each_grant() {
+        let mut history = History::default();
+        for (grant, bytes) in [(1, 10), (2, 200), (1, 5), (2, 1)] {
+            history.record(&seen(1, 1, moving(grant, bytes)), &Thresholds::default());
+        }
+        let measured = [1, 2, 3].map(|grant| history.measured_bytes(GrantId::from_bits(grant)));
+        assert_eq!((measured, history.baseline().today_bytes()), ([15, 201, 0], 216));
+    }
+
+    #[test]
+    fn a_turn_needs_something_done_and_a_connection_in_both_places() {
         let thresholds = Thresholds::default();
         let mut history = History::default();
         let at = |connection: u64, third: u8, event| Observation {
@@ -375,26 +400,40 @@ mod tests {
             history.record(&at(connection, third, act()), &thresholds);
         }
         assert_eq!(history.turns(Timestamp(0)).count(), 1, "1 to 1 is none, 1 to 2 is one");
+        history.record(&at(1, 1, moving(1, 0)), &thresholds);
+        assert_eq!(history.turns(Timestamp(0)).count(), 1, "a stream that stands still does nothing");
         history.record(&at(3, 2, Event::Gone), &thresholds);
+        history.record(&at(4, 3, Event::Connected), &thresholds);
         history.record(&at(1, 1, act()), &thresholds);
-        assert_eq!(history.turns(Timestamp(0)).count(), 1, "the other place is gone");
+        assert_eq!(history.turns(Timestamp(0)).count(), 1, "the other place is gone, whatever else stands");
+        history.record(&at(5, 2, Event::Connected), &thresholds);
+        history.record(&at(5, 2, act()), &thresholds);
+        assert_eq!(history.turns(Timestamp(0)).count(), 2, "and there again: the first place has stood all the while");
     }
 
     #[test]
     fn memory_is_bounded_for_one_and_in_all() {
         let thresholds = Thresholds::default();
         let mut all = Histories::default();
+        assert!(all.is_empty());
         for n in 0..AGENTS_MAX + 10 {
             all.record(&seen(n, n as i64, denied("no_grant")), &thresholds);
         }
-        assert_eq!((all.len(), all.evicted()), (AGENTS_MAX, 10));
+        assert_eq!((all.len(), all.evicted(), all.is_empty()), (AGENTS_MAX, 10, false));
+        assert_eq!(all.denials, AGENTS_MAX, "who is forgotten holds nothing");
         assert!(all.of(&who(9)).is_none() && all.of(&who(10)).is_some(), "the longest unseen goes");
+        all.restore(who(9), Kept { days: Vec::new(), hours: Vec::new(), since: 0 });
+        assert_eq!(all.len(), AGENTS_MAX, "what was usual takes nobody's place");
+        let (mut most, mut halved) = (0, false);
         for _ in 0..20 {
             for n in 10..AGENTS_MAX {
+                let before = all.denials;
                 all.record(&seen(n, 1, denied("no_grant")), &thresholds);
-                assert!(all.denials <= DENIALS_IN_ALL_MAX);
+                most = most.max(all.denials);
+                halved |= all.denials < before * 6 / 10;
             }
         }
+        assert_eq!((most, halved), (DENIALS_IN_ALL_MAX, true));
         assert_eq!(all.denials, all.agents.values().map(|h| h.denials.len()).sum::<usize>());
     }
 

@@ -185,14 +185,12 @@ impl Fingerprint {
             hasher.update(&(part.len() as u64).to_be_bytes());
             hasher.update(part.as_bytes());
         }
-        let hash = hasher.finalize();
-        hash.as_bytes().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+        number(&hasher.finalize())
     }
 
     /// The number of a key, of which a hash is known that everybody can make.
     pub fn of_key(&self, hash: u64) -> u64 {
-        let hash = blake3::keyed_hash(&self.0, &hash.to_be_bytes());
-        hash.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
+        number(&blake3::keyed_hash(&self.0, &hash.to_be_bytes()))
     }
 
     /// The question in a pull's condition and region; `None` where it names no value at all.
@@ -208,6 +206,11 @@ impl Fingerprint {
         }
         (!value.is_empty()).then(|| Question { shape: self.of([shape.as_str()]), value: self.of([value.as_str()]) })
     }
+}
+
+/// The first eight bytes of a hash.
+fn number(hash: &blake3::Hash) -> u64 {
+    hash.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
 }
 
 /// Splits a condition into what it asks and the values that it asks for.
@@ -319,6 +322,7 @@ mod tests {
         assert_eq!((region("4403").shape, region("4401").value == region("4403").value), (region("4401").shape, false));
         assert_ne!(Fingerprint::new([2; 32]).of(["a"]), print.of(["a"]), "another key, other numbers");
         assert_ne!(print.of(["a", "b"]), print.of(["ab"]));
+        assert_eq!(format!("{print:?}"), "Fingerprint", "its key is nobody's to read");
     }
 
     #[test]

@@ -40,6 +40,15 @@ pub struct Seen {
     pub dropped_at: Option<Timestamp>,
 }
 
+impl Seen {
+    /// How many were dropped since `said` of them had been, which is counted on; `None` where none were.
+    pub fn dropped_since(self, said: &mut u64) -> Option<u64> {
+        let lost = self.dropped.saturating_sub(*said);
+        *said = self.dropped;
+        (lost != 0).then_some(lost)
+    }
+}
+
 impl Sight {
     /// How well it has seen so far.
     pub fn seen(&self) -> Seen {
@@ -254,6 +263,16 @@ mod tests {
 
     const CODE: &str = "91350100M000100Y43";
 
+    const ENTRY: &str = r#"
+name = "n"
+abstract = "a"
+format = "file"
+update_frequency = "daily"
+sharing_class = "unconditional"
+sharing_methods = ["file_download"]
+grade = "general-1"
+"#;
+
     struct Still;
 
     impl Clock for Still {
@@ -262,6 +281,19 @@ mod tests {
         }
         fn monotonic(&self) -> Duration {
             Duration::from_secs(9)
+        }
+    }
+
+    /// Each look is a millisecond later.
+    #[derive(Default)]
+    struct Ticking(AtomicI64);
+
+    impl Clock for Ticking {
+        fn wall(&self) -> Timestamp {
+            Timestamp(self.0.fetch_add(1, Ordering::Relaxed))
+        }
+        fn monotonic(&self) -> Duration {
+            Duration::ZERO
         }
     }
 
@@ -276,6 +308,7 @@ mod tests {
     #[test]
     fn a_full_queue_drops_and_counts_and_never_waits() {
         let (observer, mut observed) = pair(Fingerprint::new([0; 32]), Arc::new(Still));
+        assert_eq!(observer.sight().seen(), Seen::default());
         for _ in 0..WAITING_MAX + 3 {
             observer.answered(&peer(), 1, done());
         }
@@ -289,18 +322,8 @@ mod tests {
         assert_eq!(observer.sight().seen().dropped, 4, "nobody judges any more: that is said, and nothing fails");
     }
 
-    #[test]
-    fn a_flow_is_seen_while_it_runs_and_at_its_end_and_nothing_twice() {
-        const ENTRY: &str = r#"
-name = "n"
-abstract = "a"
-format = "file"
-update_frequency = "daily"
-sharing_class = "unconditional"
-sharing_methods = ["file_download"]
-grade = "general-1"
-"#;
-        let gate = Gate::new(Arc::new(Still));
+    /// A flow that may run, of the first entry.
+    fn flow(gate: &Gate) -> crate::gate::PushPermit {
         let agency = CODE.parse().unwrap();
         let spec = Arc::new(EntrySpec::parse(ENTRY).unwrap());
         let entry = EntryId::from_bits(1);
@@ -310,7 +333,70 @@ grade = "general-1"
             Update::Entry(EntryView { id: entry, code: None, provider: agency, spec, published: true }),
         ]);
         gate.refresh(Duration::from_secs(5));
-        let permit = gate.push(&peer(), &entry.to_string()).unwrap();
+        gate.push(&peer(), &entry.to_string()).unwrap()
+    }
+
+    fn waiting(observed: &mut Observed) -> Vec<Observation> {
+        std::iter::from_fn(|| observed.queue.try_recv().ok()).collect()
+    }
+
+    #[test]
+    fn what_was_dropped_is_said_once() {
+        let mut said = 0;
+        let seen = |dropped| Seen { dropped, ..Seen::default() };
+        let lost: Vec<_> = [0, 5, 5, 12, 12].into_iter().map(|n| seen(n).dropped_since(&mut said)).collect();
+        assert_eq!(lost, [None, Some(5), None, Some(7), None]);
+    }
+
+    #[test]
+    fn a_connection_is_seen_when_it_stands_and_when_it_goes() {
+        let (observer, mut observed) = pair(Fingerprint::new([0; 32]), Arc::new(Ticking::default()));
+        let connected = Arc::new(observer).connected(&peer(), 4);
+        let [stands] = waiting(&mut observed)[..] else { panic!("one") };
+        drop(connected);
+        let [goes] = waiting(&mut observed)[..] else { panic!("one") };
+        assert_eq!(stands, Observation { event: Event::Connected, at: Timestamp(0), ..goes });
+        assert_eq!((goes.event, goes.at, goes.connection), (Event::Gone, Timestamp(1), 4));
+        assert_eq!((goes.who, goes.address), (Who::from(&peer().agent), peer().address));
+    }
+
+    #[test]
+    fn a_key_of_a_file_is_seen_where_it_stands_for_others_of_its_kind() {
+        let fingerprint = Fingerprint::new([0; 32]);
+        let of = |missing: bool, any: bool| {
+            let marks = |key: &u64| KeySet::ALL.map(|set| set.marks(fingerprint.of_key(*key))) == [missing, any];
+            (0..).find(marks).unwrap()
+        };
+        let (neither, one, both) = (of(false, false), of(true, false), of(true, true));
+        let gate = Gate::new(Arc::new(Still));
+        let permit = flow(&gate);
+        let (observer, mut observed) = pair(Fingerprint::new([0; 32]), Arc::new(Still));
+        let watched = Arc::new(observer).began(&peer(), 4, permit.leash(), None, None);
+        for (key, is_found, sets) in [
+            (neither, false, &[][..]),
+            (one, true, &[]),
+            (one, false, &[KeySet::Missing]),
+            (both, true, &[KeySet::Any]),
+            (both, false, &[KeySet::Missing, KeySet::Any]),
+        ] {
+            watched.key(key, is_found);
+            let number = fingerprint.of_key(key);
+            let entry = EntryId::from_bits(1);
+            let seen = |set: &KeySet| Observation {
+                at: Timestamp(7),
+                who: Who::from(&peer().agent),
+                connection: 4,
+                address: peer().address,
+                event: Event::Key(Key { grant: None, entry, set: *set, number }),
+            };
+            assert_eq!(waiting(&mut observed), sets.iter().map(seen).collect::<Vec<_>>(), "{key} {is_found}");
+        }
+    }
+
+    #[test]
+    fn a_flow_is_seen_while_it_runs_and_at_its_end_and_nothing_twice() {
+        let gate = Gate::new(Arc::new(Still));
+        let permit = flow(&gate);
         let (observer, mut observed) = pair(Fingerprint::new([0; 32]), Arc::new(Still));
         let observer = Arc::new(observer);
         let watched = observer.began(&peer(), 4, permit.leash(), Some(100), None);

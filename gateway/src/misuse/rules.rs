@@ -177,10 +177,9 @@ fn since(now: Timestamp, minutes: u32) -> Timestamp {
 /// The first and the last of what was seen.
 fn shown<'a>(denials: impl Iterator<Item = &'a Denial>) -> Vec<Shown> {
     let mut all: Vec<Shown> = denials.map(Shown::from).collect();
-    if all.len() > SHOWN_MAX {
-        let last = all.split_off(all.len() - SHOWN_MAX / 2);
-        all.truncate(SHOWN_MAX / 2);
-        all.extend(last);
-    }
+    let half = SHOWN_MAX / 2;
+    let last = all.split_off(all.len().saturating_sub(half));
+    all.truncate(half);
+    all.extend(last);
     all
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::gate::{AgencyView, AgentView, Cut, StopView, Update};
+use futures::FutureExt;
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::backflow::{BackflowList, RegionChange};
 use lingqu_protocol::close::CloseCode;
@@ -201,6 +202,19 @@ fn columns_are_those_that_were_asked_for() {
     }
 }
 
+#[test]
+fn an_entry_that_lost_its_regions_or_became_one_of_files_flows_back_to_nobody() {
+    let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]", ""))]);
+    let entry = gate.follow(&peer(COUNTY), ask(&[])).unwrap().allowed().entry.as_ref().clone();
+    let table = ENTRY.replacen("region_column = \"region\"\n", "", 1);
+    let files = table.split("[[items]]").next().unwrap().replacen("\"table\"", "\"file\"", 1);
+    for terms in [&table, &files] {
+        let spec = Arc::new(EntrySpec::parse(terms).unwrap());
+        gate.publish(vec![Update::Entry(EntryView { spec, ..entry.clone() })]);
+        assert_eq!(word(&gate, COUNTY, ask(&[])), "no_region_column");
+    }
+}
+
 /// Whoever has all columns goes on with those that an entry gains; whoever chose some does not have what it did not choose.
 #[test]
 fn a_cursor_of_all_columns_goes_on_when_the_entry_gains_one() {
@@ -226,12 +240,13 @@ fn a_cursor_of_all_columns_goes_on_when_the_entry_gains_one() {
     assert!(of(&["credit_code", "region"]).allowed().goes_on_from(&some.allowed().slice()), "some stay some");
 }
 
-#[tokio::test]
-async fn a_drain_is_heard() {
+#[test]
+fn a_drain_is_heard() {
     let gate = world(&[list(1, 1, &row("to_duties = [\"市场监管\"]", ""))]);
     let mut permit = gate.follow(&peer(COUNTY), ask(&[])).unwrap();
+    assert_eq!(permit.drained().now_or_never(), None, "nobody said it");
     gate.drain();
-    permit.drained().await;
+    assert_eq!(permit.drained().now_or_never(), Some(()));
     assert_eq!(permit.renew().unwrap_err().code(), CloseCode::Draining);
     assert_eq!(word(&gate, COUNTY, ask(&[])), "draining");
 }

@@ -21,6 +21,12 @@ async fn watched(thresholds: Thresholds) -> Watched {
     w.published().await;
     let grant = w.granted().await;
     w.gate.refresh(Duration::from_secs(100_000_000));
+    let (observer, watch) = begun(&w, thresholds).await;
+    Watched { w, watch, observer: Arc::new(observer), grant }
+}
+
+/// A process that begins, and goes on with what is open and what was kept.
+async fn begun(w: &World, thresholds: Thresholds) -> (Observer, Watch) {
     let clock: Arc<dyn Clock> = w.clock.clone();
     let (observer, observed) = pair(Fingerprint::new([0; 32]), Arc::clone(&clock));
     let parts = WatchParts {
@@ -30,8 +36,7 @@ async fn watched(thresholds: Thresholds) -> Watched {
         clock,
         thresholds,
     };
-    let watch = Watch::begin(parts, observed).await.unwrap();
-    Watched { w, watch, observer: Arc::new(observer), grant }
+    (observer, Watch::begin(parts, observed).await.unwrap())
 }
 
 impl Watched {
@@ -45,12 +50,15 @@ impl Watched {
         self.w.gate.pull(&self.peer(), &ask).map_err(|denied| denied.word())
     }
 
-    fn probe(&self, from: u64, count: u64) {
-        for asked in from..from + count {
-            let (grant, word) = (Some(self.grant), "columns_outside_scope");
-            let answered = Answered { operation: "pull", word, grant, entry: None, asked };
+    fn refused(&self, word: &'static str, asked: std::ops::Range<u64>) {
+        for asked in asked {
+            let answered = Answered { operation: "pull", word, grant: Some(self.grant), entry: None, asked };
             self.observer.answered(&self.peer(), 1, answered);
         }
+    }
+
+    fn probe(&self, from: u64, count: u64) {
+        self.refused("columns_outside_scope", from..from + count);
     }
 
     async fn findings(&self) -> Vec<serde_json::Value> {
@@ -112,17 +120,7 @@ async fn a_cut_that_nobody_confirms_ends_and_over_a_restart_too() {
     x.w.clock.pass(WORLD_DAY_MS - 1);
     x.watch.catch_up().await;
     assert_eq!(x.ask().unwrap_err(), "stopped");
-    // Another process goes on with what is open.
-    let clock: Arc<dyn Clock> = x.w.clock.clone();
-    let (_observer, observed) = pair(Fingerprint::new([0; 32]), Arc::clone(&clock));
-    let parts = WatchParts {
-        registry: Arc::clone(&x.w.registry),
-        gate: Arc::clone(&x.w.gate),
-        state: x.w.state.clone(),
-        clock,
-        thresholds: Thresholds::default(),
-    };
-    let mut again = Watch::begin(parts, observed).await.unwrap();
+    let (_observer, mut again) = begun(&x.w, Thresholds::default()).await;
     x.w.clock.pass(1);
     again.catch_up().await;
     assert!(x.ask().is_ok());
@@ -146,6 +144,115 @@ async fn what_was_dropped_is_said_with_what_was_found() {
     x.probe(0, crate::misuse::queue::WAITING_MAX as u64 + 5);
     x.watch.catch_up().await;
     assert_eq!(x.findings().await[0]["observations_dropped"], 5);
+    assert_eq!((x.watch.sight().seen().dropped, x.watch.dropped_logged), (5, 5));
+}
+
+#[tokio::test]
+async fn it_judges_what_is_seen_until_nobody_is_left_who_could_see_anything() {
+    let x = watched(Thresholds::default()).await;
+    x.probe(0, 30);
+    let Watched { w, watch, observer, .. } = x;
+    drop(observer);
+    watch.run().await;
+    assert_eq!(w.registry.findings("").await.unwrap().0.len(), 1);
+}
+
+#[tokio::test]
+async fn the_same_again_is_written_down_once_a_minute_with_how_often_it_was() {
+    let mut x = watched(Thresholds::default()).await;
+    for (pass_ms, asked, times) in [
+        (0, 0..29, 1u64),
+        (AGAIN_EVERY_MS - 1, 29..30, 1),
+        (1, 30..31, 8),
+        (AGAIN_EVERY_MS - 1, 31..33, 8),
+        (1, 33..34, 11),
+    ] {
+        x.w.clock.pass(pass_ms);
+        x.refused("columns_outside_scope", asked);
+        x.watch.catch_up().await;
+        let found = x.findings().await;
+        assert_eq!((found.len(), found[0]["count"].as_u64()), (1, Some(times)));
+    }
+}
+
+#[tokio::test]
+async fn what_was_lifted_is_not_cut_again_until_the_quiet_hours_are_over() {
+    let mut x = watched(Thresholds::default()).await;
+    for (asked, pass_ms, is_cut) in [(0, 0, true), (100, WORLD_DAY_MS - 1, false), (200, WORLD_DAY_MS, true)] {
+        x.w.clock.pass(pass_ms);
+        x.probe(asked, 30);
+        x.watch.catch_up().await;
+        assert_eq!(x.ask().is_err(), is_cut, "{pass_ms} ms after it was lifted");
+        let found = x.findings().await;
+        let open = found.iter().find(|f| f["status"] == "open").unwrap();
+        x.w.registry.say_of_finding(open["id"].as_str().unwrap(), FindingAct::Lift, "演练").await.unwrap();
+        x.watch.catch_up().await;
+    }
+}
+
+#[tokio::test]
+async fn what_cut_nothing_stays_open_for_the_days_that_are_set() {
+    let mut x = watched(Thresholds { observe_only: true, open_days: 3, ..Thresholds::default() }).await;
+    x.probe(0, 24);
+    x.watch.catch_up().await;
+    let ends_at = x.w.clock.wall().plus_ms(3 * WORLD_DAY_MS);
+    assert_eq!((x.watch.due(ends_at.plus_ms(-1)).len(), x.watch.due(ends_at).len()), (0, 1));
+    for (pass_ms, status) in [(3 * WORLD_DAY_MS - 1, "open"), (1, "expired")] {
+        x.w.clock.pass(pass_ms);
+        x.watch.catch_up().await;
+        assert_eq!(x.findings().await[0]["status"], status);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_much_for_an_hour_is_not_written_down_unless_it_cuts() {
+    let mut x = watched(Thresholds::default()).await;
+    x.watch.hour = (x.w.clock.wall().0.div_euclid(HOUR_MS), FINDINGS_AN_HOUR_MAX - 1);
+    for (word, asked, pass_ms, found) in [
+        ("period_ended", 0..10, 0, 1),
+        ("purpose_outside_scope", 0..10, 0, 1),
+        ("columns_outside_scope", 100..124, 0, 2),
+        ("purpose_outside_scope", 10..11, HOUR_MS, 3),
+    ] {
+        x.w.clock.pass(pass_ms);
+        x.refused(word, asked);
+        x.watch.catch_up().await;
+        assert_eq!(x.findings().await.len(), found, "{word}");
+    }
+    assert_eq!(x.ask().unwrap_err(), "stopped");
+}
+
+#[tokio::test]
+async fn what_is_over_gives_its_place_to_what_is_new_and_what_is_open_keeps_it() {
+    let mut x = watched(Thresholds::default()).await;
+    let finding = x.w.found(x.grant).await;
+    let (case, now) = (Case::of(&finding.suspected), x.w.clock.wall());
+    for (until, is_kept) in [(now.plus_ms(1), false), (now, true)] {
+        let other = |n: u128| {
+            let open = Standing::Open { finding: FindingId::from_bits(n), expires_at: None, written_at: now, again: 0 };
+            let standing = if n == 0 { Standing::Quiet { until } } else { open };
+            (Case { grant: Some(GrantId::from_bits(1_000 + n)), ..case.clone() }, standing)
+        };
+        x.watch.cases = (0..KEYS_MAX as u128).map(other).collect();
+        x.watch.keep_open(&finding);
+        assert_eq!((x.watch.cases.len(), x.watch.cases.contains_key(&case)), (KEYS_MAX, is_kept));
+    }
+    // Lifted is what was lifted, and none of the others.
+    x.w.registry.say_of_finding(&finding.id.to_string(), FindingAct::Lift, "演练").await.unwrap();
+    x.watch.catch_up().await;
+    assert!(matches!(x.watch.cases.get(&case), Some(Standing::Quiet { .. })));
+    assert_eq!(x.watch.cases.values().filter(|s| matches!(s, Standing::Open { .. })).count(), KEYS_MAX - 1);
+}
+
+#[tokio::test]
+async fn what_is_due_is_looked_at_once_a_second_and_where_the_clock_went_back() {
+    let mut x = watched(Thresholds::default()).await;
+    x.watch.look_at_the_clock().await;
+    for (jump_ms, looks) in [(DUE_EVERY_MS - 1, false), (1, true), (-1, true)] {
+        x.w.clock.jump(jump_ms);
+        x.watch.look_at_the_clock().await;
+        assert_eq!(x.watch.due_at == x.w.clock.wall(), looks, "{jump_ms}");
+    }
 }
 
 #[tokio::test]
@@ -179,6 +286,9 @@ async fn grants_that_join_are_told_to_both_providers_and_once() {
         x.observer.grant_changed(requester, grants[1]);
         x.watch.catch_up().await;
     }
+    let (observer, mut again) = begun(&x.w, Thresholds::default()).await;
+    observer.grant_changed(requester, grants[1]);
+    again.catch_up().await;
     let found = x.findings().await;
     let mut told: Vec<_> = found.iter().map(|f| f["provider"].as_str().unwrap().to_owned()).collect();
     told.sort();
@@ -203,16 +313,20 @@ async fn what_is_usual_is_kept_over_a_restart() {
         x.watch.catch_up().await;
         x.w.clock.pass(WORLD_DAY_MS);
     }
-    let clock: Arc<dyn Clock> = x.w.clock.clone();
-    let (_observer, observed) = pair(Fingerprint::new([0; 32]), Arc::clone(&clock));
-    let parts = WatchParts {
-        registry: Arc::clone(&x.w.registry),
-        gate: Arc::clone(&x.w.gate),
-        state: x.w.state.clone(),
-        clock,
-        thresholds: Thresholds::default(),
-    };
-    let mut again = Watch::begin(parts, observed).await.unwrap();
     let who = Who::from(&x.w.requester.agent);
+    // What lies under a like name and was not kept by a watch is not taken for what is usual.
+    let stranger: AgentId = format!("{}/stranger", x.w.other.code).parse().unwrap();
+    let draft = Draft {
+        kind: Kind::Setting,
+        id: format!("{KEPT_PARENT}/{stranger}"),
+        agency: None,
+        parent: None,
+        body: serde_json::to_vec(&Kept { days: vec![(1, 1)], hours: Vec::new(), since: 1 }).unwrap(),
+        changed_at: x.w.clock.wall(),
+    };
+    let writes = vec![Write::Put(draft, Expect::Absent)];
+    x.w.state.commit(Change { writes, ..Change::default() }).await.unwrap();
+    let (_observer, mut again) = begun(&x.w, Thresholds::default()).await;
     assert_eq!(again.histories.of(&who).unwrap().baseline().days(), 2, "two days are over");
+    assert!(again.histories.of(&Who::from(&stranger)).is_none());
 }

@@ -231,6 +231,28 @@ mod tests {
     }
 
     #[test]
+    fn a_day_begins_at_midnight_in_china() {
+        let mut baseline = Baseline::default();
+        let days = [0, 15, 16].map(|utc_hour| {
+            baseline.add(Timestamp(utc_hour * HOUR_MS), 1);
+            baseline.days()
+        });
+        assert_eq!(days, [0, 0, 1]);
+    }
+
+    #[test]
+    fn in_an_hours_mean_the_newest_week_counts_a_quarter() {
+        let mut baseline = Baseline::default();
+        for (week, mib) in [100u64, 200, 0].into_iter().enumerate() {
+            baseline.add(Timestamp(MONDAY + week as i64 * 7 * DAY_MS), mib << 20);
+        }
+        let kept = baseline.take_changed().unwrap();
+        assert_eq!((kept.days, kept.since), (vec![(4, 100 << 20), (11, 200 << 20)], 4));
+        let busy: Vec<_> = kept.hours.into_iter().enumerate().filter(|(_, (_, weeks))| *weeks > 0).collect();
+        assert_eq!(busy, [(4 * 24 + 2, (125.0, 2))], "of both weeks in which something came");
+    }
+
+    #[test]
     fn it_is_kept_over_a_restart() {
         let mut baseline = nightly(10);
         let kept = baseline.take_changed().unwrap();

@@ -74,10 +74,10 @@ mod tests {
     fn a_window_moves_by_halves() {
         let mut sweep = Sweep::new(None, 1);
         (0..100).for_each(|value| sweep.count(value, 1, Timestamp(0), 1000));
-        (100..150).for_each(|value| sweep.count(value, 1, Timestamp(1000), 1000));
-        assert_eq!((sweep.different(), sweep.rows()), (150, 150));
+        (90..150).for_each(|value| sweep.count(value, 1, Timestamp(1000), 1000));
+        assert_eq!((sweep.different(), sweep.rows()), (150, 160), "ten that are asked in both halves are ten");
         sweep.count(1, 1, Timestamp(2000), 1000);
-        assert_eq!((sweep.different(), sweep.rows()), (51, 51), "the first half is gone");
+        assert_eq!((sweep.different(), sweep.rows()), (61, 61), "the first half is gone");
         sweep.count(1, 1, Timestamp(9000), 1000);
         assert_eq!((sweep.different(), sweep.rows()), (1, 1), "after a pause nothing is left");
     }

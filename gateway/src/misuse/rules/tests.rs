@@ -224,6 +224,29 @@ fn departure_waits_until_enough_is_known_and_speaks_of_quiet_hours() {
     assert!(scene.only(Rule::Departure).evidence.text.contains("5 weeks"));
 }
 
+#[test]
+fn departure_is_spoken_of_from_the_floor_on_and_above_the_bound() {
+    const MIB: u64 = 1 << 20;
+    // The median day has 310 MiB, and the median deviation is 10.
+    let bound = 310 * MIB + 10 * (10 * MIB * 1483 / 1000);
+    for (days, usual_mib, today, speaks) in [
+        (14, [1, 1, 1], 256 * MIB - 1, false),
+        (14, [1, 1, 1], 256 * MIB, true),
+        (13, [1, 1, 1], 256 * MIB, false),
+        (15, [300, 310, 320], bound, false),
+        (15, [300, 310, 320], bound + 1, true),
+    ] {
+        let mut scene = Scene { thresholds: toml::from_str("departure.largest_times = 1").unwrap(), ..Scene::new() };
+        for day in 0..days {
+            scene.ended(usual_mib[day % 3] * MIB, 100, None, None);
+            scene.pass(DAY_MS);
+        }
+        scene.ended(today, 100, None, None);
+        let found: Vec<Rule> = scene.found.iter().map(|s| s.rule).collect();
+        assert_eq!(found, vec![Rule::Departure; usize::from(speaks)], "{today} after {days} days");
+    }
+}
+
 fn act(scene: &mut Scene, connection: u64, third: u8) {
     let done = Answered { operation: "read", word: "done", grant: None, entry: None, asked: 0 };
     scene.see_at(connection, [10, 0, third, 9], Event::Answered(done));
@@ -242,6 +265,9 @@ fn two_places_is_working_in_both_by_turns_and_not_a_machine_that_moves() {
     }
     let found = scene.only(Rule::TwoPlaces);
     assert_eq!(action(found, &scene.thresholds), (Action::CutAgent, false));
+    let said = scene.found.len();
+    act(&mut scene, 2, 2);
+    assert_eq!(scene.found.len(), said, "more in one of them is no turn, and says nothing new");
 
     // It moves, its old connection still stands for a while; later it moves back; restarts in one network; two machines
     // in one network.
@@ -408,6 +434,24 @@ fn a_cut_needs_something_to_cut_and_observing_only_says_so() {
     let mut found = scene.only(Rule::ScopeProbing).clone();
     found.grant = None;
     assert_eq!(action(&found, &scene.thresholds), (Action::Warn, false));
+    found.rule = Rule::TwoPlaces;
+    assert_eq!(action(&found, &scene.thresholds), (Action::CutAgent, false));
+    found.who = Subject::Agency("91350100M000100Y43".parse().unwrap());
+    assert_eq!(action(&found, &scene.thresholds), (Action::Warn, false));
     scene.thresholds.observe_only = true;
     assert_eq!(action(scene.only(Rule::ScopeProbing), &scene.thresholds), (Action::CutGrant, true));
+}
+
+#[test]
+fn the_first_and_the_last_of_what_was_seen_are_shown() {
+    let answered = Answered { operation: "pull", word: "no_grant", grant: None, entry: None, asked: 0 };
+    let denial = |n| Denial { at: Timestamp(n), refusal: Refusal::NotThere, answered, address: [10, 0, 0, 1].into() };
+    let denials: Vec<Denial> = (0..30).map(denial).collect();
+    let times = |count: usize| shown(denials.iter().take(count)).iter().map(|one| one.at.0).collect::<Vec<_>>();
+    for count in [0, 1, 13, SHOWN_MAX] {
+        assert_eq!(times(count), (0..count as i64).collect::<Vec<_>>());
+    }
+    assert_eq!(times(30), (0..12i64).chain(18..30).collect::<Vec<_>>());
+    let (what, outcome, address) = ("pull".to_owned(), "no_grant".to_owned(), "10.0.0.1".to_owned());
+    assert_eq!(shown(denials.iter().take(1)), [Shown { at: Timestamp(0), what, outcome, address }]);
 }

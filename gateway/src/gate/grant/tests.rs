@@ -1,0 +1,134 @@
+use super::*;
+use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
+
+fn entry_view() -> EntryView {
+    let spec = EntrySpec::parse(include_str!("../../../../protocol/fixtures/entry.toml")).unwrap();
+    let provider = "91350100M000100Y43".parse().unwrap();
+    EntryView { id: EntryId::from_bits(1), code: None, provider, spec: Arc::new(spec), published: true }
+}
+
+fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
+    let text = include_str!("../../../../protocol/fixtures/application.toml");
+    let mut scope = ApplicationSpec::parse(text).unwrap().scope;
+    change(&mut scope);
+    GrantView {
+        id: GrantId::from_bits(number),
+        entry: EntryId::from_bits(1),
+        requester: "91512081MA62K0260E".parse().unwrap(),
+        scope: Arc::new(scope),
+        status: GrantStatus::InForce,
+        digest: Digest::blake3(b"answer"),
+    }
+}
+
+#[test]
+fn nothing_of_a_scope_is_lost() {
+    let mut parts = Parts::default();
+    for change in [
+        (|_| {}) as fn(&mut Scope),
+        |s| s.rows = None,
+        |s| s.networks.clear(),
+        |s| s.networks.push("10.0.0.0/8".parse().unwrap()),
+        |s| s.volume_bytes_max = None,
+        |s| s.regions = vec!["4403".parse().unwrap(), "441900".parse().unwrap()],
+        |s| (s.rows, s.regions) = (None, vec!["4403".parse().unwrap()]),
+        |s| s.agents = vec!["main".parse().unwrap()],
+        |s| s.rate_bytes_per_second_max = Some(70_000),
+        |s| s.requests_per_day_max = Some(3),
+        |s| s.transforms = ScopeSpec::parse("[transforms]\nregion = \"mask\"").unwrap().transforms.unwrap(),
+        |s| s.until = s.from,
+        |s| s.columns.truncate(1),
+        |s| s.purposes.push("统计".into()),
+        |s| s.methods = SharingMethod::ALL.to_vec(),
+        |s| s.methods = vec![SharingMethod::BatchExchange; 2],
+    ] {
+        let view = view(1, change);
+        let kept = parts.keep(&view);
+        assert_eq!(kept.scope.whole(), *view.scope);
+        assert_eq!(kept.scope.limits(), Limits::of(&view.scope));
+        assert_eq!((kept.entry(), kept.requester()), (view.entry, view.requester));
+        assert_eq!((kept.scope.starts_at(), kept.scope.ends_at()), (view.scope.starts_at(), view.scope.ends_at()));
+        assert_eq!(kept.scope.limits_rows(), view.scope.rows.is_some() || !view.scope.regions.is_empty());
+        assert_eq!(kept.scope.transforms_any(), !view.scope.transforms.is_empty());
+        for method in SharingMethod::ALL {
+            assert_eq!(kept.scope.allows_method(*method), view.scope.methods.contains(method), "{method}");
+        }
+    }
+}
+
+#[test]
+fn equal_parts_are_held_once() {
+    let mut parts = Parts::default();
+    let first = parts.keep(&view(1, |_| {}));
+    let second = parts.keep(&view(2, |s| s.until = s.from));
+    assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
+    assert!(Arc::ptr_eq(&first.scope.party, &second.scope.party));
+    let rows = |grant: &Grant| Arc::clone(grant.scope.rows.as_ref().unwrap());
+    assert!(Arc::ptr_eq(&rows(&first), &rows(&second)));
+    let elsewhere = parts.keep(&GrantView { entry: EntryId::from_bits(2), ..view(5, |_| {}) });
+    assert!(!Arc::ptr_eq(&rows(&first), &rows(&elsewhere)), "a condition is typed against its entry");
+    let county = parts.keep(&view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
+    assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
+    for (number, change) in [
+        (6, (|s| s.from = s.until) as fn(&mut Scope)),
+        (7, |s| s.volume_bytes_max = Some(1)),
+        (8, |s| s.networks = vec!["192.0.2.0/24".parse().unwrap()]),
+        (9, |s| s.rows = None),
+    ] {
+        let grant = parts.keep(&view(number, change));
+        assert!(Arc::ptr_eq(&first.scope.shape, &grant.scope.shape), "{number}: not a part of what all share");
+    }
+    let other = parts.keep(&view(3, |s| s.columns.truncate(1)));
+    assert!(!Arc::ptr_eq(&first.scope.shape, &other.scope.shape));
+}
+
+#[test]
+fn parts_of_grants_that_are_gone_are_forgotten_once_there_are_twice_as_many_as_stayed() {
+    let mut parts = Interned::default();
+    let find =
+        |parts: &mut Interned<usize>, number: usize| parts.find(number as u64, |part| *part == number, || number);
+    let held: Vec<_> = (0..SWEEP_AT_LEAST).map(|number| find(&mut parts, number)).collect();
+    for gone in SWEEP_AT_LEAST..2 * SWEEP_AT_LEAST {
+        find(&mut parts, gone);
+    }
+    assert_eq!(parts.by_hash.len(), 2 * SWEEP_AT_LEAST, "they are not looked through for each that comes");
+    assert!(Arc::ptr_eq(&find(&mut parts, 0), &held[0]), "what a grant has stays");
+    assert_eq!(parts.by_hash.len(), held.len());
+}
+
+#[test]
+fn what_follows_for_an_entry_is_computed_once_and_holds_for_it_as_it_stood() {
+    let mut parts = Parts::default();
+    let [one, other] = [1, 2].map(|number| parts.keep(&view(number, |_| {})).scope);
+    let (entry, changed) = (entry_view(), entry_view());
+    assert_eq!((one.places(&entry), other.hold_places().get()), (Some(&[0, 1][..]), &[0, 1][..]));
+    let shared = |scope: &GrantScope, entry: &EntryView| match scope.typed_rows(entry) {
+        Some(TypedRows::Shared(rows)) => Some(rows),
+        _ => None,
+    };
+    assert!(Arc::ptr_eq(&shared(&one, &entry).unwrap(), &shared(&other, &entry).unwrap()));
+    // Terms that were replaced may put another column in the same place.
+    assert!(one.places(&changed).is_none() && shared(&one, &changed).is_none());
+}
+
+#[test]
+fn conditions_are_found_by_what_they_say() {
+    let parts = Parts::default();
+    let (entry, other) = (EntryId::from_bits(1), EntryId::from_bits(2));
+    let (scope, again) = (view(1, |_| {}).scope, view(2, |_| {}).scope);
+    let regions: Vec<RegionCode> = vec!["4403".parse().unwrap()];
+    let this = parts.hash_of(entry, scope.rows.as_ref(), &[]);
+    assert_eq!(this, parts.hash_of(entry, again.rows.as_ref(), &[]));
+    for different in [
+        parts.hash_of(other, scope.rows.as_ref(), &[]),
+        parts.hash_of(entry, None, &[]),
+        parts.hash_of(entry, scope.rows.as_ref(), &regions),
+    ] {
+        assert_ne!(this, different, "a million conditions in one list would be looked through for each grant");
+    }
+}
+
+#[test]
+fn a_grant_is_two_lines_of_a_cache() {
+    assert!(size_of::<Option<Grant>>() <= 128, "{} bytes", size_of::<Option<Grant>>());
+}
