@@ -75,6 +75,9 @@ pub trait Channel: Clone + Send + Sync + 'static {
     /// Gives the connection another share of the memory for bytes in flight, each way; a transport that has no windows of
     /// its own has nothing to share.
     fn set_windows(&self, _bytes: u32) {}
+    /// Lets the peer have so many streams open, in both directions and towards us; what it may have is not taken back. A
+    /// transport that keeps nothing for streams that are not open has nothing to let.
+    fn set_streams(&self, _bidi: u32, _uni: u32) {}
     /// Closes the connection and everything on it.
     fn close(&self, code: CloseCode);
 }

@@ -1,6 +1,6 @@
 //! The command line of `lingqu-bench backflow`.
 
-use super::{First, Options, Timely, first_rows, measure, timeliness};
+use super::{First, Options, SlowLink, Timely, first_rows, measure, slow_link, timeliness};
 use crate::error::BenchError;
 use crate::scenario::{self, Name};
 use clap::Args;
@@ -29,6 +29,13 @@ pub struct Arguments {
     /// Instead: from asking to the first rows of a county of TPC-H lineitem at this scale.
     #[arg(long, value_name = "SCALE", conflicts_with = "timeliness")]
     first_rows: Option<f64>,
+    /// Instead: one subscriber behind a link of so many megabits a second, without and with compression; may be several.
+    #[arg(long, value_name = "MEGABITS", num_args = 1.., conflicts_with_all = ["timeliness", "first_rows"])]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    link: Vec<u64>,
+    /// With --link: TPC-H's scale of the version.
+    #[arg(long, default_value_t = 0.1)]
+    scale: f64,
     /// Decides which rows lie where.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -47,6 +54,9 @@ impl Arguments {
         let one = if self.timeliness {
             let options = Timely { versions: self.versions, rows: self.rows.unwrap_or(10_000) };
             Some(timeliness(temp.path(), options)?)
+        } else if !self.link.is_empty() {
+            let options = SlowLink { scale: self.scale, megabits: self.link.clone(), seed: self.seed };
+            Some(slow_link(temp.path(), &options)?)
         } else {
             let first = self.first_rows.map(|scale| First { scale, regions: REGIONS });
             first.map(|first| first_rows(temp.path(), first)).transpose()?

@@ -11,12 +11,14 @@
 mod arguments;
 mod measured;
 mod peer;
+mod slow_link;
 mod subscriber;
 mod timely;
 mod world;
 
 pub use arguments::Arguments;
 pub use peer::run as peer;
+pub use slow_link::{SlowLink, slow_link};
 pub use timely::{First, Timely, Whole, first_rows, timeliness};
 
 use self::peer::{Order, Setting};
@@ -207,7 +209,11 @@ fn peers(fan: &Fan) -> Result<Vec<Peer>, BenchError> {
     let mut groups: Vec<(Kind, Vec<Subscribing>)> =
         live.chunks(live.len().div_ceil(LIVE_PEERS).max(1)).map(|chunk| (Kind::Live, chunk.to_vec())).collect();
     groups.extend([(Kind::Slow, of(Kind::Slow)), (Kind::Dead, of(Kind::Dead))]);
-    groups.into_iter().enumerate().map(|(number, (kind, of))| Peer::start(fan, number as u8, kind, of)).collect()
+    groups
+        .into_iter()
+        .enumerate()
+        .map(|(number, (kind, of))| Peer::start(&fan.setting(number as u8, kind)?, of))
+        .collect()
 }
 
 /// A process of subscribers.
@@ -218,10 +224,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(fan: &Fan, number: u8, kind: Kind, of: Vec<Subscribing>) -> Result<Self, BenchError> {
-        let gateway = fan.world.address.parse().map_err(BenchError::data("the gateway's address"))?;
-        let setting = Setting { number, gateway, entry: world::CODE.to_owned(), kind };
-        Ok(Self { process: Process::start("backflow-peer", &setting)?, kind, of })
+    fn start(setting: &Setting, of: Vec<Subscribing>) -> Result<Self, BenchError> {
+        Ok(Self { process: Process::start("backflow-peer", setting)?, kind: setting.kind, of })
     }
 
     fn order(&mut self, order: &Order) -> Result<(), BenchError> {

@@ -25,6 +25,8 @@ pub(super) struct Setting {
     pub(super) gateway: SocketAddr,
     pub(super) entry: String,
     pub(super) kind: Kind,
+    /// Whether it takes what is compressed.
+    pub(super) lz4: bool,
 }
 
 /// What a peer is told to do, a line each.

@@ -134,7 +134,7 @@ impl Subscriber {
         let session = dial(socket, setting.gateway, identity, setting.kind).await?;
         let subscription = TransferId::random(&OsEntropy::new()).map_err(failed)?.to_string();
         let entry = setting.entry.clone();
-        let ask = Follow { subscription, entry, sink: "memory".to_owned(), lz4: true, ..Follow::default() };
+        let ask = Follow { subscription, entry, sink: "memory".to_owned(), lz4: setting.lz4, ..Follow::default() };
         let asked = Instant::now();
         let mut control = session.request(request::Ask::Follow(ask)).await.map_err(failed)?;
         match control.reply().await.map_err(failed)? {

@@ -1,7 +1,7 @@
 //! How soon one subscriber has what is pushed: from commit to durable in a folder that a real process keeps, and from asking to
 //! the first rows of a region of a large version.
 
-use super::peer::Order;
+use super::peer::{Order, Setting};
 use super::subscriber::{Kind, Told};
 use super::world::{CODE, Fan, Subscribing};
 use super::{LOOK_EVERY, Peer};
@@ -96,7 +96,8 @@ pub fn first_rows(dir: &Path, options: First) -> Result<Value, BenchError> {
         fan.world.serve()?;
         for (at, subscriber) in pair.iter().enumerate() {
             let mut rows = written.regions.iter().filter(|(code, _)| *code == subscriber.region);
-            let told = taken(&fan, number * 2 + at as u8, subscriber, rows.next().map_or(0, |(_, rows)| *rows))?;
+            let setting = fan.setting(number * 2 + at as u8, Kind::Live)?;
+            let told = taken(&setting, subscriber, rows.next().map_or(0, |(_, rows)| *rows))?;
             if at == 0 { &mut cold } else { &mut hot }.add(told.first_rows_ms);
             if at == 0 {
                 whole.add(told.whole_ms);
@@ -111,8 +112,8 @@ pub fn first_rows(dir: &Path, options: First) -> Result<Value, BenchError> {
 }
 
 /// How one subscriber, in a process of its own, takes the first version, which has so many rows for it.
-fn taken(fan: &Fan, number: u8, subscriber: &Subscribing, rows: u64) -> Result<Told, BenchError> {
-    let mut peer = Peer::start(fan, number, Kind::Live, vec![subscriber.clone()])?;
+pub(super) fn taken(setting: &Setting, subscriber: &Subscribing, rows: u64) -> Result<Told, BenchError> {
+    let mut peer = Peer::start(setting, vec![subscriber.clone()])?;
     peer.order(&Order::Join { invitations: vec![subscriber.invitation.clone()] })?;
     let _joined: Value = peer.answer()?;
     peer.order(&Order::Tell { version: 1 })?;
@@ -151,7 +152,7 @@ impl Whole {
             let subscriber = self.fan.subscribers.get(self.next).cloned();
             let subscriber = subscriber.ok_or_else(|| BenchError::Usage("no subscriber is left".to_owned()))?;
             self.next += 1;
-            let told = taken(&self.fan, self.next as u8, &subscriber, rows)?;
+            let told = taken(&self.fan.setting(self.next as u8, Kind::Live)?, &subscriber, rows)?;
             Ok::<_, BenchError>(told.bytes as f64 / told.whole_ms.max(1e-6) / 1e3)
         };
         Ok((take()?, take()?))

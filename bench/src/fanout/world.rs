@@ -1,5 +1,6 @@
 //! The world of backflow to everybody: an entry, a list that names every receiver, and invitations for all of them.
 
+use super::peer::Setting;
 use super::subscriber::Kind;
 use crate::error::{BenchError, check};
 use crate::lineitem::county_codes;
@@ -102,6 +103,12 @@ impl Fan {
         });
         let subscribers = subscribers.collect();
         Ok(Self { world, subscribers, provider, authority })
+    }
+
+    /// What a process of subscribers is told: the gateway itself, and to take what is compressed.
+    pub(super) fn setting(&self, number: u8, kind: Kind) -> Result<Setting, BenchError> {
+        let gateway = self.world.address.parse().map_err(BenchError::data("the gateway's address"))?;
+        Ok(Setting { number, gateway, entry: CODE.to_owned(), kind, lz4: true })
     }
 
     /// Makes a version of so many rows: every region has some, and which has how many is decided by the seed.

@@ -85,6 +85,11 @@ impl Channel for QuicChannel {
         self.0.0.set_send_window(bytes.into());
     }
 
+    fn set_streams(&self, bidi: u32, uni: u32) {
+        self.0.0.set_max_concurrent_bi_streams(VarInt::from_u32(bidi));
+        self.0.0.set_max_concurrent_uni_streams(VarInt::from_u32(uni));
+    }
+
     fn close(&self, code: CloseCode) {
         self.connection().close(wire_code(code), &[]);
     }

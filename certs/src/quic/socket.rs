@@ -9,11 +9,17 @@ use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 /// Bytes that one UDP send over IPv4 can carry, all segments of a batch together. A batch above it fails, the failure is
 /// swallowed below us and looks like loss.
 const BATCH_BYTES_MAX: usize = 65_507;
+
+/// Bytes that all connections of a socket together keep for their batches: each keeps the room of its largest for as long as
+/// it stands, so of thousands none may send a large one. Up to 267 connections may send full ones, 7 datagrams of 8,952 bytes;
+/// beyond there is little that each could send at once.
+const BATCHES_BYTES: usize = 16 << 20;
 
 /// A bound socket whose batches fit for datagrams of `mtu_bytes`.
 pub(super) fn open(local: SocketAddr, mtu_bytes: u16) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -41,25 +47,29 @@ pub(super) fn open(local: SocketAddr, mtu_bytes: u16) -> io::Result<Arc<dyn Asyn
     }
     socket.bind(&local.into())?;
     let inner = TokioRuntime.wrap_udp_socket(socket.into())?;
-    Ok(Arc::new(CappedSocket { inner, segments_max: segments_max(mtu_bytes) }))
+    Ok(Arc::new(CappedSocket { inner, mtu_bytes, connections: Arc::default() }))
 }
 
-/// Datagrams of `mtu_bytes` that fit one batch.
-fn segments_max(mtu_bytes: u16) -> usize {
-    (BATCH_BYTES_MAX / usize::from(mtu_bytes.max(1))).max(1)
+/// Datagrams of `mtu_bytes` that one of so many connections may send at once.
+fn segments_max(mtu_bytes: u16, connections: usize) -> usize {
+    let batch_bytes = (BATCHES_BYTES / connections.max(1)).min(BATCH_BYTES_MAX);
+    (batch_bytes / usize::from(mtu_bytes.max(1))).max(1)
 }
 
 /// A socket that sends fewer datagrams at once and is otherwise the one inside.
 #[derive(Debug)]
 struct CappedSocket {
     inner: Arc<dyn AsyncUdpSocket>,
-    segments_max: usize,
+    mtu_bytes: u16,
+    /// Each has one poller for as long as it stands.
+    connections: Arc<AtomicUsize>,
 }
 
 impl AsyncUdpSocket for CappedSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        self.connections.fetch_add(1, Ordering::Relaxed);
         let poller = Arc::clone(&self.inner).create_io_poller();
-        if moments::are_noted() { Box::pin(NotedPoller(poller)) } else { poller }
+        Box::pin(CountedPoller { poller, connections: Arc::clone(&self.connections) })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -86,7 +96,7 @@ impl AsyncUdpSocket for CappedSocket {
     }
 
     fn max_transmit_segments(&self) -> usize {
-        self.inner.max_transmit_segments().min(self.segments_max)
+        self.inner.max_transmit_segments().min(segments_max(self.mtu_bytes, self.connections.load(Ordering::Relaxed)))
     }
 
     fn max_receive_segments(&self) -> usize {
@@ -98,17 +108,26 @@ impl AsyncUdpSocket for CappedSocket {
     }
 }
 
-/// Notes when there was no room.
+/// A connection's poller, which counts as one and notes when there was no room.
 #[derive(Debug)]
-struct NotedPoller(Pin<Box<dyn UdpPoller>>);
+struct CountedPoller {
+    poller: Pin<Box<dyn UdpPoller>>,
+    connections: Arc<AtomicUsize>,
+}
 
-impl UdpPoller for NotedPoller {
+impl UdpPoller for CountedPoller {
     fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let room = self.0.as_mut().poll_writable(cx);
+        let room = self.poller.as_mut().poll_writable(cx);
         if room.is_pending() {
             moments::note(|| Moment::Full);
         }
         room
+    }
+}
+
+impl Drop for CountedPoller {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -121,10 +140,20 @@ mod tests {
     #[test]
     fn a_full_batch_fits_one_send_for_every_datagram_size() {
         for mtu in MTU_BYTES_INITIAL..=MTU_BYTES_MAX {
-            let bytes = segments_max(mtu) * usize::from(mtu);
+            let bytes = segments_max(mtu, 1) * usize::from(mtu);
             assert!(bytes <= BATCH_BYTES_MAX && bytes + usize::from(mtu) > BATCH_BYTES_MAX, "{mtu}");
         }
-        assert_eq!(segments_max(MTU_BYTES_MAX), 7);
+        assert_eq!([0, 267, 268, 1_874, 4_096].map(|of| segments_max(MTU_BYTES_MAX, of)), [7, 7, 6, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn of_thousands_of_connections_none_keeps_a_large_batch_until_they_are_gone() {
+        let socket = open("127.0.0.1:0".parse().unwrap(), MTU_BYTES_MAX).unwrap();
+        let full = socket.max_transmit_segments();
+        let pollers: Vec<_> = (0..3_000).map(|_| Arc::clone(&socket).create_io_poller()).collect();
+        assert_eq!(socket.max_transmit_segments(), 1);
+        drop(pollers);
+        assert_eq!(socket.max_transmit_segments(), full);
     }
 
     #[tokio::test]

@@ -46,16 +46,9 @@ const HANDSHAKE_BYTES: u64 = 64 << 10;
 /// again with what it got.
 const EXPIRED_MS_MAX: i64 = 60_000;
 
-/// Streams that an agent may have open: its hello, its requests, and one more than it may ask at a time so that it hears
-/// "busy".
-const REQUEST_STREAMS_MAX: u32 = 66;
-
-/// Data streams that an agent may have open over all its transfers.
-const DATA_STREAMS_MAX: u32 = 64;
-
-/// What a connection begins with; one that moves data is given its share of the windows.
+/// What a connection begins with; one that moves data is given its share of the windows, and one that needs them more streams.
 pub const LIMITS: Limits =
-    Limits { connection_window_bytes: IDLE_BYTES, ..Limits::streams(REQUEST_STREAMS_MAX, DATA_STREAMS_MAX) };
+    Limits { connection_window_bytes: IDLE_BYTES, ..Limits::streams(session::STREAMS_FIRST, session::STREAMS_FIRST) };
 
 /// First packets that wait to be looked at.
 pub const fn handshakes(reset_secret: [u8; 32]) -> Handshakes {

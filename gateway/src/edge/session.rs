@@ -35,6 +35,17 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// let one connection take the gateway's memory.
 const REQUESTS_MAX: usize = 64;
 
+/// Streams that an agent may have open: its hello, its requests, and one more than it may ask at a time so that it hears
+/// "busy".
+const REQUEST_STREAMS_MAX: u32 = 66;
+
+/// Data streams that an agent may have open over all its transfers.
+const DATA_STREAMS_MAX: u32 = 64;
+
+/// Streams of each kind that a connection begins with: room is kept for every one that may come, and most connections stand
+/// for months with a request or two. One that runs a transfer, or uses half of them, is let all.
+pub const STREAMS_FIRST: u32 = 14;
+
 /// Between the answer to an agent that may not speak any more and the end of its connection: the answer arrives first.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -92,7 +103,7 @@ fn records(page: Page) -> Records {
 /// Why it ended, where it was not the peer's wish.
 pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel: C) -> Result<(), SessionError> {
     // The first stream stays open as long as the connection does: it is dropped, and so reset, with this function.
-    let _control = match tokio::time::timeout(HELLO_WAIT, welcome(&services, &caller, &channel)).await {
+    let _control = match tokio::time::timeout(HELLO_WAIT, Box::pin(welcome(&services, &caller, &channel))).await {
         Ok(Ok(control)) => control,
         Ok(Err(error)) => {
             channel.close(error.close_code());
@@ -111,6 +122,7 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
         Caller::Invited { .. } | Caller::Expired { .. } => None,
     };
     let caller = Arc::new(caller);
+    let mut has_all_streams = false;
     loop {
         tokio::select! {
             stream = channel.accept_bi() => {
@@ -118,6 +130,11 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
                     Ok(stream) => stream,
                     Err(end) => return ended(end.into()),
                 };
+                let running = REQUESTS_MAX - requests.available_permits();
+                if !has_all_streams && running * 2 >= STREAMS_FIRST as usize {
+                    let_all_streams(&channel);
+                    has_all_streams = true;
+                }
                 let wires = Wires {
                     channel: channel.clone(),
                     writer: FrameWriter::new(send),
@@ -157,6 +174,10 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
             }
         }
     }
+}
+
+fn let_all_streams(channel: &impl Channel) {
+    channel.set_streams(REQUEST_STREAMS_MAX, DATA_STREAMS_MAX);
 }
 
 /// A peer that closes with `Done` has said all it wanted.
@@ -223,7 +244,10 @@ async fn answer<C: Channel>(
     if let Some((transfer, subject)) = operation::subject(&ask) {
         span.record("transfer", escape_for_log(transfer)).record("subject", escape_for_log(subject));
     }
-    let _share = is_transfer.then(|| services.windows.take(connection, &wires.channel));
+    let _share = is_transfer.then(|| {
+        let_all_streams(&wires.channel);
+        services.windows.take(connection, &wires.channel)
+    });
     let asked = Asked::of(&ask, services.observer.fingerprint());
     let outcome = if has_place {
         perform(services, caller, connection, &asked, ask, &mut wires).await
@@ -244,7 +268,7 @@ async fn answer<C: Channel>(
         }
         Err(error) => {
             if let Some(peer) = caller.peer() {
-                services.flow.note_refusal(peer, &error).await;
+                Box::pin(services.flow.note_refusal(peer, &error)).await;
             }
             refuse(&mut wires, error).await;
             if let Some(peer) = caller.peer()
@@ -290,12 +314,12 @@ async fn perform<C: Channel>(
     let registry = &services.registry;
     match (caller, ask) {
         (Caller::Invited { key, .. }, Ask::Join(join)) => {
-            let certificate = registry.join(key, &join.csr_der).await?;
+            let certificate = Box::pin(registry.join(key, &join.csr_der)).await?;
             wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
         }
         (Caller::Expired { peer, key, .. }, Ask::Renew(renew)) => {
             services.gate.admit(peer)?;
-            let certificate = registry.renew_expired(&peer.agent, key, &renew.csr_der).await?;
+            let certificate = Box::pin(registry.renew_expired(&peer.agent, key, &renew.csr_der)).await?;
             wires.reply(wire::reply::Reply::Certificate(services.certificate(certificate))).await
         }
         (Caller::Agent { peer, .. }, ask) => {
@@ -343,8 +367,8 @@ async fn perform_for_agent<C: Channel>(
         }
         Ask::Read(read) => {
             let records: Records = match read.kind.as_str() {
-                "transfer" => flow.transfers(peer, &read.id, &read.after).await?,
-                "subscription" => flow.subscriptions(peer, &read.id, &read.after).await?,
+                "transfer" => Box::pin(flow.transfers(peer, &read.id, &read.after)).await?,
+                "subscription" => Box::pin(flow.subscriptions(peer, &read.id, &read.after)).await?,
                 "reconcile" => Box::pin(reconcile(services, peer, &read)).await?,
                 "version" | "version_region" => Box::pin(versions(services, peer, &read)).await?,
                 kind => {

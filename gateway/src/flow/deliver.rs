@@ -50,7 +50,8 @@ enum Origin {
 }
 
 impl<F> Following<'_, F> {
-    /// Delivers what leads from one version to another, until it is durable; gives when the version was committed.
+    /// Delivers what leads from one version to another, until it is durable; gives when the version was committed. What it does
+    /// is boxed step by step: while thousands wait for the receivers' words, none holds what reading and sending takes.
     pub(super) async fn deliver<C: Channel, S: Send>(
         &self,
         (from, to): (u64, u64),
@@ -62,7 +63,7 @@ impl<F> Following<'_, F> {
         F: Fn(&C) -> S + Send + Sync,
     {
         let allowed = self.permit.allowed();
-        let (told, rows) = self.working(self.prepare(from, to), wires).await.map_err(gone)?;
+        let (told, rows) = self.working(Box::pin(self.prepare(from, to)), wires).await.map_err(gone)?;
         let version = told.number;
         wires
             .reply(reply::Reply::Slice(Slice {
@@ -79,7 +80,7 @@ impl<F> Following<'_, F> {
             0 => (Sent::nothing(), None),
             expected => {
                 let channel = wires.channel.clone();
-                let sending = self.send_all(rows, &told, token, &channel);
+                let sending = Box::pin(self.send_all(rows, &told, token, &channel));
                 let (sent, lane) = self.working(self.flow.ahead().in_turn(sending), wires).await?;
                 if sent.rows != expected {
                     let what = format!("{} rows of version {version} were found where there are {expected}", sent.rows);
@@ -124,7 +125,7 @@ impl<F> Following<'_, F> {
             bytes_root: sent.root.digest(),
             rows_digest: sent.digest,
         };
-        let leaf_index = self.flow.acknowledge(self.peer, &acknowledged).await?;
+        let leaf_index = Box::pin(self.flow.acknowledge(self.peer, &acknowledged)).await?;
         self.flow.failpoint("follow.acknowledged");
         self.flow.let_go(sent.root.bytes());
         wires.reply(reply::Reply::SliceTaken(SliceTaken { version, leaf_index })).await?;

@@ -17,7 +17,7 @@ use lingqu_protocol::wire::{self, Alive, CaughtUp, Follow, FollowReady, Step, re
 use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 
-/// Serves a subscription until either side ends it.
+/// Serves a subscription until either side ends it. What it does before it waits is boxed, as is each delivery: thousands wait.
 ///
 /// # Errors
 /// Why it ended, where it was not for that everything was said.
@@ -34,10 +34,10 @@ pub async fn follow<C: Channel, S: Send>(
     if ask.sink.len() > SINK_BYTES_MAX || !ask.sink.bytes().all(is_word) {
         return Err(FlowError::bad_data("the kind of sink is a word of a-z"));
     }
-    let known = flow.subscription(peer, id, permit.entry().id).await?;
+    let known = Box::pin(flow.subscription(peer, id, permit.entry().id)).await?;
     let claim = flow.claim(id);
     let leash = permit.leash().clone();
-    flow.begin_subscription(peer, id, &permit).await?;
+    Box::pin(flow.begin_subscription(peer, id, &permit)).await?;
     let _counted = metrics::subscribed();
     let following = Following { flow, permit, peer, id, ask: &ask, share: &share, pace: Mutex::default() };
     claim.work(&leash, following.run(known, wires)).await
@@ -65,7 +65,7 @@ impl<F> Following<'_, F> {
         F: Fn(&C) -> S + Send + Sync,
     {
         let entry = Arc::clone(self.permit.entry());
-        let mut versions = self.flow.watch_versions(entry.id).await?;
+        let mut versions = Box::pin(self.flow.watch_versions(entry.id)).await?;
         let latest = *versions.borrow();
         let mut at = self.begins_at(latest)?;
         let mut slice = self.permit.slice();
@@ -88,7 +88,7 @@ impl<F> Following<'_, F> {
             }
             if told != Some(at) {
                 if committed_at == 0 && at > 0 {
-                    committed_at = self.flow.version(entry.id, at).await?.committed_at;
+                    committed_at = Box::pin(self.flow.version(entry.id, at)).await?.committed_at;
                 }
                 let now_ms = self.flow.now().0;
                 let caught_up = CaughtUp { version: at, committed_at_ms: committed_at, now_ms };

@@ -198,7 +198,8 @@ impl Flow {
         tap: Option<Tap>,
     ) -> Result<Arc<Ready>, FlowError> {
         let slot = self.steps().slot(key(entry, from, to));
-        let ready = slot.get_or_try_init(|| self.build(entry, from, to, tap));
+        // Boxed: thousands wait here for the one that makes it, and hold nothing of the making.
+        let ready = slot.get_or_try_init(|| Box::pin(self.build(entry, from, to, tap)));
         Ok(Arc::clone(ready.await?))
     }
 

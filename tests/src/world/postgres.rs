@@ -1,6 +1,7 @@
 //! A PostgreSQL server for tests: a cluster of its own in a folder that goes away with it, on a loopback port and a socket.
 
 use super::program::{Reaper, Running, wait_until};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -92,10 +93,36 @@ impl Postgres {
 
     /// kill -9 of the server, and its start.
     pub fn kill_and_start(&mut self) {
+        self.kill_and_start_with(&[]);
+    }
+
+    fn kill_and_start_with(&mut self, settings: &[&str]) {
         if let Some(server) = self.server.take() {
             server.kill();
         }
-        self.run(&[]);
+        self.run(settings);
+    }
+
+    /// From now on it takes nobody over TCP without TLS. Gives the file of the root that its certificate, for 127.0.0.1, is
+    /// under.
+    pub fn speak_tls_alone(&mut self) -> PathBuf {
+        let (root, issuer) = root();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        for (name, text) in [("server.pem", certificate.pem()), ("server.key", key.serialize_pem())] {
+            std::fs::write(self.data().join(name), text).unwrap();
+            self.give(&self.data().join(name));
+        }
+        std::fs::write(
+            self.data().join("pg_hba.conf"),
+            "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n",
+        )
+        .unwrap();
+        self.kill_and_start_with(&["ssl=on", "ssl_cert_file=server.pem", "ssl_key_file=server.key"]);
+        let file = self.dir.path().join("root.pem");
+        std::fs::write(&file, root).unwrap();
+        file
     }
 
     /// Over the socket, where nobody needs a password.
@@ -151,13 +178,23 @@ impl Postgres {
     }
 
     /// Gives a file to the server's user, with the rights that a key must have.
-    pub fn give(&self, path: &Path) {
+    fn give(&self, path: &Path) {
         use std::os::unix::fs::PermissionsExt as _;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
         if let Some((uid, gid)) = self.user {
             std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
         }
     }
+}
+
+/// A root, as PEM, and what signs under it.
+pub fn root() -> (String, Issuer<'static, KeyPair>) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, "root of a database");
+    let root = params.self_signed(&key).unwrap();
+    (root.pem(), Issuer::new(params, key))
 }
 
 /// A program of PostgreSQL's: in the path, or where Debian puts it.

@@ -2,7 +2,7 @@
 
 use lingqu_tests::faults::rng::Rng;
 use lingqu_tests::world::data::write_parquet;
-use lingqu_tests::world::postgres::{PASSWORD, postgres};
+use lingqu_tests::world::postgres::{self, PASSWORD, Postgres, postgres};
 use lingqu_tests::world::{CITY, Rows, World, read_csv, read_parquet, registrations, text, wait_until};
 use serde_json::Value;
 use std::path::Path;
@@ -136,6 +136,32 @@ fn what_is_missing_at_the_receiver_is_named() {
     let refused = world.requester.agent.run(args);
     assert!(!format!("{refused}").replace(&refused.what, "").contains("hunter2"), "{refused}");
     refused.fails(2);
+}
+
+#[test]
+fn a_database_is_known_by_its_certificate_and_no_other_gets_a_row_or_a_password() {
+    let world = World::new();
+    let stream = listed(&world);
+    push_rows(&world, &stream, "full", 5, 200);
+    let mut server = Postgres::start();
+    let table = server.new_table();
+    let root = server.speak_tls_alone();
+    let other = world.file("other.pem", postgres::root().0);
+    let backflow = |query: String| {
+        let url = server.tcp_url() + &query;
+        let mut command =
+            world.requester.agent.command(["backflow", &stream.code, "--postgres", &url, "--table", &table]);
+        command.env("PGPASSWORD", PASSWORD);
+        lingqu_tests::world::Running::start(command).wait()
+    };
+    let verified = |root: &Path| backflow(format!("?sslmode=verify-full&sslrootcert={}", root.display()));
+    let refused = verified(&other).fails(6).to_string();
+    assert!(refused.contains("certificate"), "{refused}");
+    // The database hears nothing in clear.
+    backflow("?sslmode=disable".to_owned()).fails(2);
+    assert_eq!(server.sql(&format!("SELECT to_regclass('\"{table}\"')")), "");
+    assert_eq!(verified(&root).ok()["version"], 1);
+    assert_eq!(server.sql(&format!("SELECT count(*) FROM \"{table}\"")), city(&[(5, 200)]).rows.len().to_string());
 }
 
 #[test]
