@@ -30,12 +30,13 @@ pub struct Arguments {
     #[arg(long, value_name = "SCALE", conflicts_with = "timeliness")]
     first_rows: Option<f64>,
     /// Instead: one subscriber behind a link of so many megabits a second, without and with compression; may be several.
-    #[arg(long, value_name = "MEGABITS", num_args = 1.., conflicts_with_all = ["timeliness", "first_rows"])]
+    #[arg(long, value_name = "MEGABITS", num_args = 1..=100)]
     #[arg(value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(conflicts_with_all = ["timeliness", "first_rows", "subscribers", "rows", "quick"])]
     link: Vec<u64>,
-    /// With --link: TPC-H's scale of the version.
-    #[arg(long, default_value_t = 0.1)]
-    scale: f64,
+    /// With --link: TPC-H's scale of the version; 0.1 where nothing is said.
+    #[arg(long, requires = "link")]
+    scale: Option<f64>,
     /// Decides which rows lie where.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -55,7 +56,7 @@ impl Arguments {
             let options = Timely { versions: self.versions, rows: self.rows.unwrap_or(10_000) };
             Some(timeliness(temp.path(), options)?)
         } else if !self.link.is_empty() {
-            let options = SlowLink { scale: self.scale, megabits: self.link.clone(), seed: self.seed };
+            let options = SlowLink { scale: self.scale.unwrap_or(0.1), megabits: self.link.clone() };
             Some(slow_link(temp.path(), &options)?)
         } else {
             let first = self.first_rows.map(|scale| First { scale, regions: REGIONS });

@@ -35,16 +35,20 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// let one connection take the gateway's memory.
 const REQUESTS_MAX: usize = 64;
 
-/// Streams that an agent may have open: its hello, its requests, and one more than it may ask at a time so that it hears
+/// Streams that an agent with a transfer or many requests may have open: its hello, its requests, and one more than it may ask at a time so that it hears
 /// "busy".
 const REQUEST_STREAMS_MAX: u32 = 66;
 
-/// Data streams that an agent may have open over all its transfers.
+/// Data streams that an agent with a transfer may have open over all its transfers.
 const DATA_STREAMS_MAX: u32 = 64;
 
-/// Streams of each kind that a connection begins with: room is kept for every one that may come, and most connections stand
-/// for months with a request or two. One that runs a transfer, or uses half of them, is let all.
-pub const STREAMS_FIRST: u32 = 14;
+/// Streams for hello and requests that a connection begins with. Room is kept for every stream that may come, and most
+/// connections stand for months with a request or two; with one of the gateway's own these fit in a table of 16 places, of
+/// which seven eighths are used. One that runs a transfer, or half as many requests at a time, is let all.
+pub const REQUEST_STREAMS_FIRST: u32 = 13;
+
+/// Data streams that a connection begins with: with those for requests they fit in a table of 32 places.
+pub const DATA_STREAMS_FIRST: u32 = 14;
 
 /// Between the answer to an agent that may not speak any more and the end of its connection: the answer arrives first.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -131,7 +135,7 @@ pub async fn serve<C: Channel>(services: Arc<Services>, caller: Caller, channel:
                     Err(end) => return ended(end.into()),
                 };
                 let running = REQUESTS_MAX - requests.available_permits();
-                if !has_all_streams && running * 2 >= STREAMS_FIRST as usize {
+                if !has_all_streams && running * 2 >= REQUEST_STREAMS_FIRST as usize {
                     let_all_streams(&channel);
                     has_all_streams = true;
                 }
@@ -244,7 +248,7 @@ async fn answer<C: Channel>(
     if let Some((transfer, subject)) = operation::subject(&ask) {
         span.record("transfer", escape_for_log(transfer)).record("subject", escape_for_log(subject));
     }
-    let _share = is_transfer.then(|| {
+    let _share = (is_transfer && has_place && caller.may(&ask)).then(|| {
         let_all_streams(&wires.channel);
         services.windows.take(connection, &wires.channel)
     });

@@ -51,7 +51,8 @@ pub struct Watch {
     cases: HashMap<Case, Standing>,
     hour: (i64, u32),
     due_at: Timestamp,
-    dropped_logged: u64,
+    /// When it was last said that observations were dropped.
+    said: Seen,
 }
 
 /// What the watch stands on.
@@ -120,7 +121,7 @@ impl Watch {
             cases: HashMap::new(),
             hour: (0, 0),
             due_at: Timestamp(0),
-            dropped_logged: 0,
+            said: Seen::default(),
         };
         for finding in watch.parts.registry.open_findings().await? {
             watch.keep_open(&finding);
@@ -332,9 +333,10 @@ impl Watch {
             let now = self.parts.clock.wall();
             self.cases.retain(|_, standing| !matches!(standing, Standing::Quiet { until } if *until <= now));
         }
-        if self.cases.len() < KEYS_MAX {
+        let case = Case::of(&finding.suspected);
+        if self.cases.len() < KEYS_MAX || self.cases.contains_key(&case) {
             let standing = Standing::Open { finding: finding.id, expires_at, written_at, again: 0 };
-            self.cases.insert(Case::of(&finding.suspected), standing);
+            self.cases.insert(case, standing);
         }
     }
 
@@ -397,9 +399,11 @@ impl Watch {
 
     fn say_dropped(&mut self) {
         let seen = self.observed.sight.seen();
-        if let Some(lost) = seen.dropped_since(&mut self.dropped_logged) {
+        let lost = seen.dropped_since(self.said);
+        if lost > 0 {
             let Seen { taken, dropped, .. } = seen;
             tracing::warn!(lost, taken, dropped, "observations were dropped: findings may be missing");
+            self.said = seen;
         }
     }
 

@@ -177,6 +177,7 @@ fn since(now: Timestamp, minutes: u32) -> Timestamp {
 /// The first and the last of what was seen.
 fn shown<'a>(denials: impl Iterator<Item = &'a Denial>) -> Vec<Shown> {
     let mut all: Vec<Shown> = denials.map(Shown::from).collect();
+    const { assert!(SHOWN_MAX.is_multiple_of(2), "as many of the first as of the last") };
     let half = SHOWN_MAX / 2;
     let last = all.split_off(all.len().saturating_sub(half));
     all.truncate(half);

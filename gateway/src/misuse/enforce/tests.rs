@@ -144,7 +144,7 @@ async fn what_was_dropped_is_said_with_what_was_found() {
     x.probe(0, crate::misuse::queue::WAITING_MAX as u64 + 5);
     x.watch.catch_up().await;
     assert_eq!(x.findings().await[0]["observations_dropped"], 5);
-    assert_eq!((x.watch.sight().seen().dropped, x.watch.dropped_logged), (5, 5));
+    assert_eq!((x.watch.sight().seen().dropped, x.watch.said.dropped), (5, 5));
 }
 
 #[tokio::test]
@@ -329,4 +329,29 @@ async fn what_is_usual_is_kept_over_a_restart() {
     let (_observer, mut again) = begun(&x.w, Thresholds::default()).await;
     assert_eq!(again.histories.of(&who).unwrap().baseline().days(), 2, "two days are over");
     assert!(again.histories.of(&Who::from(&stranger)).is_none());
+}
+
+#[test]
+fn the_same_case_is_one_whatever_of_it_is_shown_and_two_grants_join_once_for_each_who_is_told() {
+    let [one, other] = ["91350100M000100Y43", "91512081MA62K0260E"].map(|code| code.parse::<CreditCode>().unwrap());
+    let case = |rule, provider, what: &str| {
+        let shown = Shown { at: Timestamp(1), what: what.into(), outcome: String::new(), address: String::new() };
+        Case::of(&Suspected {
+            rule,
+            action: Action::Warn,
+            observe_only: false,
+            agent: None,
+            agency: one,
+            grant: Some(GrantId::from_bits(1)),
+            entry: None,
+            provider: Some(provider),
+            evidence: Evidence { shown: vec![shown], ..Evidence::default() },
+        })
+    };
+    assert_eq!(case(Rule::ScopeProbing, one, "pull"), case(Rule::ScopeProbing, other, "query"));
+    let joining = case(Rule::Joining, one, "grant-a");
+    assert_eq!(joining, case(Rule::Joining, one, "grant-a"));
+    assert_ne!(joining, case(Rule::Joining, one, "grant-b"));
+    assert_ne!(joining, case(Rule::Joining, other, "grant-a"));
+    assert_ne!(joining, case(Rule::ScopeProbing, one, "grant-a"));
 }

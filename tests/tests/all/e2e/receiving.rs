@@ -139,7 +139,7 @@ fn what_is_missing_at_the_receiver_is_named() {
 }
 
 #[test]
-fn a_database_is_known_by_its_certificate_and_no_other_gets_a_row_or_a_password() {
+fn a_database_is_known_by_its_certificate_and_no_other_gets_a_row() {
     let world = World::new();
     let stream = listed(&world);
     push_rows(&world, &stream, "full", 5, 200);
@@ -147,20 +147,24 @@ fn a_database_is_known_by_its_certificate_and_no_other_gets_a_row_or_a_password(
     let table = server.new_table();
     let root = server.speak_tls_alone();
     let other = world.file("other.pem", postgres::root().0);
-    let backflow = |query: String| {
-        let url = server.tcp_url() + &query;
+    let backflow = |host: &str, query: String| {
+        let url = server.tcp_url().replace("127.0.0.1", host) + &query;
         let mut command =
             world.requester.agent.command(["backflow", &stream.code, "--postgres", &url, "--table", &table]);
         command.env("PGPASSWORD", PASSWORD);
         lingqu_tests::world::Running::start(command).wait()
     };
-    let verified = |root: &Path| backflow(format!("?sslmode=verify-full&sslrootcert={}", root.display()));
-    let refused = verified(&other).fails(6).to_string();
-    assert!(refused.contains("certificate"), "{refused}");
-    // The database hears nothing in clear.
-    backflow("?sslmode=disable".to_owned()).fails(2);
+    let verified =
+        |host: &str, root: &Path| backflow(host, format!("?sslmode=verify-full&sslrootcert={}", root.display()));
+    // Under another root; and under another name than the certificate's.
+    for refused in [verified("127.0.0.1", &other), verified("localhost", &root)] {
+        let refused = refused.fails(6).to_string();
+        assert!(refused.contains("certificate"), "{refused}");
+    }
+    // A database that wants TLS alone refuses who asks for none.
+    backflow("127.0.0.1", "?sslmode=disable".to_owned()).fails(2);
     assert_eq!(server.sql(&format!("SELECT to_regclass('\"{table}\"')")), "");
-    assert_eq!(verified(&root).ok()["version"], 1);
+    assert_eq!(verified("127.0.0.1", &root).ok()["version"], 1);
     assert_eq!(server.sql(&format!("SELECT count(*) FROM \"{table}\"")), city(&[(5, 200)]).rows.len().to_string());
 }
 

@@ -3,6 +3,7 @@
 use lingqu_agent::connect::Session;
 use lingqu_certs::os::SystemClock;
 use lingqu_certs::quic::QuicChannel;
+use lingqu_gateway::edge::session::DATA_STREAMS_FIRST;
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::frame::{self, FrameKind};
 use lingqu_protocol::ids::TransferId;
@@ -219,14 +220,12 @@ fn threat_14_what_is_no_frame_or_no_request_ends_its_stream_alone() {
         }
         let read = wire::Request::from(request::Ask::Read(Read { kind: "grant".into(), ..Read::default() }));
         let replies = tokio::time::timeout(Duration::from_secs(5), dialled.say(wire::encode(&read).unwrap(), true));
-        // It may also wait for a place among the streams; in no case does it hang for ever, which the join below shows.
-        if let Ok(replies) = replies.await {
-            let busy = replies
-                .iter()
-                .any(|r| matches!(&r.reply, Some(reply::Reply::Fault(f)) if f.close_code() == CloseCode::Busy));
-            threat(14, "65 requests at once", if busy { "the last hears that it is busy" } else { "all are served" });
-            assert!(busy, "{replies:?}");
-        }
+        let replies = replies.await.expect("a stream for the 65th");
+        let busy = replies
+            .iter()
+            .any(|r| matches!(&r.reply, Some(reply::Reply::Fault(f)) if f.close_code() == CloseCode::Busy));
+        threat(14, "65 requests at once", if busy { "the last hears that it is busy" } else { "all are served" });
+        assert!(busy, "{replies:?}");
         drop(held);
     });
     world.requester.agent.run(["status"]).ok();
@@ -338,8 +337,9 @@ fn threat_15_a_data_stream_with_a_gap_is_bounded_by_its_window() {
         let dialled = Raw::of(&world.gateway, &world.provider.agent).dial().await;
         // Bytes for a transfer that nobody opened: they stop at the window of an idle connection.
         let mut open = Vec::new();
-        for _ in 0..16 {
-            let mut data = FrameWriter::new(dialled.session.channel().open_uni().await.unwrap());
+        let one_more = || tokio::time::timeout(Duration::from_secs(5), dialled.session.channel().open_uni());
+        for _ in 0..DATA_STREAMS_FIRST {
+            let mut data = FrameWriter::new(one_more().await.expect("a stream").unwrap());
             let write = data.raw(vec![1; 4 << 20].into());
             let written = tokio::time::timeout(Duration::from_millis(200), write).await;
             let taken = matches!(written, Ok(Ok(())));
@@ -347,6 +347,11 @@ fn threat_15_a_data_stream_with_a_gap_is_bounded_by_its_window() {
             assert!(!taken, "4 MiB were taken from nobody known");
             open.push(data);
         }
+        let waits =
+            tokio::time::timeout(Duration::from_millis(300), dialled.session.channel().open_uni()).await.is_err();
+        threat(15, "one stream more than those that nobody asked for", format!("waits: {waits}"));
+        assert!(waits, "there is room for more streams than a connection without a transfer has");
         assert!(dialled.open_batch(&at.entry, TransferId::from_bits(1515)).await.is_ok(), "control goes on beside it");
+        one_more().await.expect("a transfer has its streams, whatever lies beside it").unwrap();
     });
 }
