@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_killed_process_has_no_exit_code() {
-        let (running, line) = sh("echo ready; sleep 60").start().unwrap().first_line().unwrap();
+        let (running, line) = sh("echo ready; exec sleep 60").start().unwrap().first_line().unwrap();
         assert_eq!(line, "ready");
         assert_eq!(running.kill().unwrap().exit, None);
         let (running, _) =

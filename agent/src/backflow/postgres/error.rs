@@ -54,12 +54,14 @@ impl PgError {
                 let code = error.code().unwrap_or_default().into_owned();
                 database(shown, &code, &crate::output::clean(error.message()))
             }
-            Self::Sql(
-                error @ (sqlx::Error::Io(_)
-                | sqlx::Error::Protocol(_)
-                | sqlx::Error::Tls(_)
-                | sqlx::Error::PoolTimedOut),
-            ) => away(shown, &error.to_string()),
+            Self::Sql(sqlx::Error::Tls(error)) => untrusted(shown, &error.to_string()),
+            Self::Sql(sqlx::Error::Io(error)) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                Some(error @ rustls::Error::InvalidCertificate(_)) => untrusted(shown, &error.to_string()),
+                _ => away(shown, &error.to_string()),
+            },
+            Self::Sql(error @ (sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut)) => {
+                away(shown, &error.to_string())
+            }
             Self::Sql(error) => AgentError::Machine(Told::new(
                 "postgres",
                 format!("{shown}: {error}"),
@@ -73,7 +75,17 @@ impl PgError {
 pub(super) fn away(shown: &str, why: &str) -> AgentError {
     AgentError::Unreachable(
         Told::new("postgres_away", format!("{shown}: {why}"), format!("{shown}：数据库暂不可用（{why}）"))
-            .next("start the database, or check its address and TLS", "请启动数据库，或核对地址和 TLS 设置"),
+            .next("start the database, or check its address", "请启动数据库，或核对地址"),
+    )
+}
+
+/// Its certificate is not the one that was asked for, or it has none: nothing that passes while somebody waits.
+fn untrusted(shown: &str, why: &str) -> AgentError {
+    AgentError::Usage(
+        Told::new("postgres_tls", format!("{shown}: TLS: {why}"), format!("{shown}：TLS 校验未通过（{why}）")).next(
+            "name the certificate's root (sslrootcert=FILE) and the host as the certificate does, or ask who runs the database",
+            "请核对根证书（sslrootcert=FILE）与主机名是否和数据库证书一致，或联系数据库管理员",
+        ),
     )
 }
 
@@ -104,6 +116,19 @@ fn database(shown: &str, code: &str, message: &str) -> AgentError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_the_right_one_does_not_pass_and_a_line_that_broke_may() {
+        let io = |inner: rustls::Error| PgError::Sql(sqlx::Error::Io(std::io::Error::other(inner))).told("t");
+        for (error, exit) in [
+            (io(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired)), 2),
+            (PgError::Sql(sqlx::Error::Tls("it speaks no TLS".into())).told("t"), 2),
+            (io(rustls::Error::HandshakeNotComplete), 6),
+            (PgError::Sql(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())).told("t"), 6),
+        ] {
+            assert_eq!((error.exit_code(), error.is_transient()), (exit, exit == 6), "{error}");
+        }
+    }
 
     #[test]
     fn what_may_pass_is_told_from_what_will_not() {
