@@ -39,8 +39,8 @@ pub const SPLITS: &str = "splits";
 /// lake, so much to an object: one sync for each.
 pub const MEMORY_BYTES: usize = 12 << 20;
 
-/// Bytes of a run, about, and of unequal rows at most twice as many, a single row apart: large enough that a frame costs little beside its
-/// bytes. Where so many stand that less may wait for each, it is sent in parts.
+/// Bytes of a run, about, and of unequal rows at most twice as many, a single row apart: large enough that a frame costs
+/// little beside its bytes. Where so many stand that less may wait for each, it is sent in parts.
 const RUN_BYTES_MAX: usize = 128 << 10;
 
 /// Rows of a run: what a frame on the wire holds.
