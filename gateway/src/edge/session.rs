@@ -35,8 +35,8 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 /// let one connection take the gateway's memory.
 const REQUESTS_MAX: usize = 64;
 
-/// Streams that an agent with a transfer or many requests may have open: its hello, its requests, and one more than it may ask at a time so that it hears
-/// "busy".
+/// Streams that an agent with a transfer or many requests may have open: its hello, its requests, and one more than it may
+/// ask at a time so that it hears "busy".
 const REQUEST_STREAMS_MAX: u32 = 66;
 
 /// Data streams that an agent with a transfer may have open over all its transfers.
