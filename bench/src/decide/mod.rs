@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// Decisions in one timed batch: enough that the clock is a few percent, few enough that a batch is one moment.
 const BATCH: usize = 16;
 
+/// Parts of the measured load, each beside as many random reads: a machine whose pace changes meets both alike.
+const PARTS: u64 = 64;
+
 /// Memory that a grant may take (docs: operations).
 const GRANT_BYTES_MAX: f64 = 400.0;
 
@@ -86,20 +89,27 @@ pub fn measure(options: Options) -> Result<Scenario, BenchError> {
     let clock_ns = clock_cost_ns();
     let mut figures = serde_json::Map::new();
     let mut plain = Times::default();
+    let mut reads = RandomReads::new(bytes, options.seed, clock_ns);
+    let batches_in_part = options.decisions / BATCH as u64 / PARTS;
     for (name, stream, narrowed) in [("plain", 1, false), ("narrowed", 2, true)] {
         let mut picker = Picker::new(&population, stream, narrowed)?;
         let mut batches = Times::default();
         let mut singles = Times::default();
-        // The first tenth warms code and predictors up, and fills what is computed once.
-        for round in 0..options.decisions / BATCH as u64 {
-            let requests = picker.next(BATCH);
-            let since = Instant::now();
-            for request in requests {
-                decide_one(request)?;
+        for part in 0..PARTS {
+            for _ in 0..batches_in_part {
+                let requests = picker.next(BATCH);
+                let since = Instant::now();
+                for request in requests {
+                    decide_one(request)?;
+                }
+                let took = since.elapsed().as_nanos() as f64;
+                // The first parts warm code and predictors up.
+                if part >= PARTS / 8 {
+                    batches.add((took - clock_ns).max(0.0) / BATCH as f64);
+                }
             }
-            let took = since.elapsed().as_nanos() as f64;
-            if round > options.decisions / BATCH as u64 / 10 {
-                batches.add((took - clock_ns).max(0.0) / BATCH as f64);
+            if !narrowed {
+                reads.measure(batches_in_part, part >= PARTS / 8);
             }
         }
         for _ in 0..options.decisions / 8 / BATCH as u64 {
@@ -114,7 +124,7 @@ pub fn measure(options: Options) -> Result<Scenario, BenchError> {
             plain = batches;
         }
     }
-    let mut reads = random_reads(bytes, options);
+    let mut reads = reads.times;
     let mut scenario = Scenario::default();
     // What is smaller lies in the cache, and a read of it says nothing of memory: another name, which no floor has.
     let is_full = options.grants >= Options::full(options.seed).grants;
@@ -230,30 +240,38 @@ fn requests(
     Ok((times.summary(), changes.summary()))
 }
 
-/// One read of an array of `bytes`, each at a place that the one before decides, so that no two overlap.
-fn random_reads(bytes: u64, options: Options) -> Times {
-    let places = (bytes / 8).max(1);
-    let mut random = Seeded::new(options.seed, "reads");
-    // Filled, so that every page is one of its own.
-    let array: Vec<u64> = (0..places).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
-    let mut times = Times::default();
-    let clock_ns = clock_cost_ns();
-    let mut value = random.next_u64();
-    for round in 0..options.decisions / BATCH as u64 {
-        let since = Instant::now();
-        for _ in 0..BATCH {
-            // The value read decides the next place.
-            value = value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let place = ((u128::from(value) * u128::from(places)) >> 64) as usize;
-            value ^= black_box(array.get(place).copied().unwrap_or(0));
-        }
-        let took = since.elapsed().as_nanos() as f64;
-        if round > options.decisions / BATCH as u64 / 10 {
-            times.add((took - clock_ns).max(0.0) / BATCH as f64);
+/// Reads of an array, each at a place that the one before decides, so that no two overlap.
+struct RandomReads {
+    array: Vec<u64>,
+    value: u64,
+    clock_ns: f64,
+    times: Times,
+}
+
+impl RandomReads {
+    /// Of an array of `bytes`.
+    fn new(bytes: u64, seed: u64, clock_ns: f64) -> Self {
+        // Filled, so that every page is one of its own.
+        let array = (0..(bytes / 8).max(1)).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15)).collect();
+        Self { array, value: Seeded::new(seed, "reads").next_u64(), clock_ns, times: Times::default() }
+    }
+
+    /// So many batches of reads.
+    fn measure(&mut self, batches: u64, counts: bool) {
+        for _ in 0..batches {
+            let since = Instant::now();
+            for _ in 0..BATCH {
+                // The value read decides the next place.
+                let next = self.value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let place = ((u128::from(next) * self.array.len() as u128) >> 64) as usize;
+                self.value = next ^ black_box(self.array.get(place).copied().unwrap_or(0));
+            }
+            let took = since.elapsed().as_nanos() as f64;
+            if counts {
+                self.times.add((took - self.clock_ns).max(0.0) / BATCH as f64);
+            }
         }
     }
-    black_box(value);
-    times
 }
 
 /// What reading the clock twice costs: the median.

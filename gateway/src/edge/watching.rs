@@ -82,7 +82,7 @@ fn meant(gate: &Gate, peer: &Peer, target: &str) -> (Option<GrantId>, Option<Ent
     match Target::parse(target) {
         Target::Grant(id) => {
             let grant = snapshot.grant(agency, &id);
-            (grant.map(|g| g.id), grant.map(gate::Grant::entry))
+            (grant.map(|g| g.id), grant.map(|g| g.entry))
         }
         Target::Entry(text) => {
             let Some(entry) = snapshot.find_entry(&text).map(|entry| entry.id) else { return (None, None) };
@@ -104,7 +104,7 @@ pub(super) fn pull(
     let grant = permit.grant();
     observer.answered(peer, connection, asked.given(Some(grant.id), permit.entry().id));
     let question = observer.fingerprint().question(wanted.rows.as_ref(), wanted.region);
-    observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max, question)
+    observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max(), question)
 }
 
 /// Watches a request by key that was permitted, until what this returns is dropped. Its keys are the question: the same
@@ -121,7 +121,7 @@ pub(super) fn service<'a>(
     let (names, values): (Vec<&str>, Vec<&str>) = keys.into_iter().unzip();
     let print = observer.fingerprint();
     let question = Question { shape: print.of([asked.operation].into_iter().chain(names)), value: print.of(values) };
-    observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max, Some(question))
+    observer.began(peer, connection, permit.leash(), grant.scope.volume_bytes_max(), Some(question))
 }
 
 /// Notes a subscription that was permitted. What it gets is its own region's, so there is no volume to watch.

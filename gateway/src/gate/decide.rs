@@ -3,10 +3,10 @@
 //! What a peer may not see does not exist for it: another's grant is not found, whatever its state. Too much under one's
 //! own grant is denied, with what was too much.
 
-use super::grant::{Grant, GrantScope, SharedPlaces, SharedText, TypedRows};
+use super::grant::{Grant, GrantScope};
 use super::health::Now;
 use super::leash::Selector;
-use super::snapshot::{AgencyView, EntryView, GrantStatus, Snapshot};
+use super::snapshot::{AgencyView, EntryInForce, EntryView, GrantStatus, Snapshot};
 use lingqu_protocol::agency::AgentId;
 use lingqu_protocol::entry::{EntryFormat, SharingClass, SharingMethod};
 use lingqu_protocol::host::Timestamp;
@@ -59,72 +59,73 @@ pub struct Ask {
     pub purpose: Option<String>,
 }
 
-/// What a pull was allowed.
+/// What a pull was allowed, as long as the policy is looked at: judging copies nothing of it.
 #[derive(Clone, Debug)]
-pub struct AllowedPull {
+pub struct AllowedPull<'p> {
     /// Under which grant.
-    pub grant: Grant,
+    pub grant: &'p Grant,
     /// Of which entry.
-    pub entry: Arc<EntryView>,
-    /// The columns that may leave.
-    pub columns: Columns,
-    /// What happens to each of them before it leaves; empty where all leave in clear.
-    pub transforms: Vec<Option<Transform>>,
-    /// For what.
-    pub purpose: Purpose,
+    pub entry: &'p Arc<EntryView>,
+    /// What of it may leave, and for what.
+    pub share: Share,
     /// When the permission ends.
-    pub ends_at: Option<Timestamp>,
-    rows: Option<TypedRows>,
+    pub ends_at: Timestamp,
 }
 
-impl AllowedPull {
-    /// Which rows may leave; all where there is none.
-    pub fn rows(&self) -> Option<&TypedPredicate> {
-        self.rows.as_ref().and_then(TypedRows::get)
-    }
+/// What may leave under a grant, as far as the request made it other than what is granted.
+#[derive(Clone, Debug)]
+pub struct Share {
+    columns: Columns,
+    rows: Rows,
+    transforms: Vec<Option<Transform>>,
+    purpose: Option<String>,
 }
 
-/// The columns that may leave.
 #[derive(Clone, Debug)]
-pub struct Columns(ColumnsIn);
-
-#[derive(Clone, Debug)]
-enum ColumnsIn {
+enum Columns {
     /// All that are granted.
-    Granted(SharedPlaces),
+    Granted,
     /// Those that were asked for; none for files.
     Asked(Vec<usize>),
 }
 
-impl Columns {
+#[derive(Clone, Debug)]
+enum Rows {
+    /// All that are granted; all where the grant has no condition.
+    Granted,
+    /// All.
+    All,
+    /// Those that were asked for, among those that are granted.
+    Asked(TypedPredicate),
+}
+
+impl Share {
     /// Indices of the columns that may leave, in the order asked for; none for files.
-    pub fn places(&self) -> &[usize] {
-        match &self.0 {
-            ColumnsIn::Granted(shared) => shared.get(),
-            ColumnsIn::Asked(places) => places,
+    pub fn columns<'a>(&'a self, scope: &'a GrantScope) -> &'a [usize] {
+        match &self.columns {
+            Columns::Granted => scope.places(),
+            Columns::Asked(places) => places,
         }
     }
-}
 
-/// For what.
-#[derive(Clone, Debug)]
-pub struct Purpose(PurposeIn);
-
-#[derive(Clone, Debug)]
-enum PurposeIn {
-    /// The grant's only one.
-    Only(SharedText),
-    /// The one that was named.
-    Named(String),
-}
-
-impl Purpose {
-    /// Its words.
-    pub fn text(&self) -> &str {
-        match &self.0 {
-            PurposeIn::Only(shared) => shared.get(),
-            PurposeIn::Named(text) => text,
+    /// Which rows may leave; all where there is none.
+    pub fn rows<'a>(&'a self, scope: &'a GrantScope) -> Option<&'a TypedPredicate> {
+        match &self.rows {
+            Rows::Granted => scope.typed_rows(),
+            Rows::All => None,
+            Rows::Asked(typed) => Some(typed),
         }
+    }
+
+    /// What happens to the column at a place among [`columns`](Self::columns) before it leaves; `None` where it leaves in
+    /// clear.
+    pub fn transform(&self, place: usize) -> Option<Transform> {
+        self.transforms.get(place).copied().flatten()
+    }
+
+    /// For what.
+    pub fn purpose<'a>(&'a self, scope: &'a GrantScope) -> &'a str {
+        self.purpose.as_deref().or(scope.terms().purposes.first().map(String::as_str)).unwrap_or("")
     }
 }
 
@@ -185,7 +186,7 @@ pub fn push(snapshot: &Snapshot, peer: &Peer, entry: &str, _now: Now) -> Result<
 ///
 /// # Errors
 /// [`Denied`].
-pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull, Denied> {
+pub fn pull<'p>(snapshot: &'p Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull<'p>, Denied> {
     delivery(snapshot, peer, ask, now, Way::Whole)
 }
 
@@ -194,7 +195,7 @@ pub fn pull(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<All
 ///
 /// # Errors
 /// [`Denied`].
-pub fn service(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull, Denied> {
+pub fn service<'p>(snapshot: &'p Snapshot, peer: &Peer, ask: &Ask, now: Now) -> Result<AllowedPull<'p>, Denied> {
     delivery(snapshot, peer, ask, now, Way::ByKey)
 }
 
@@ -207,12 +208,12 @@ enum Way {
     ByKey,
 }
 
-fn delivery(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now, way: Way) -> Result<AllowedPull, Denied> {
+fn delivery<'p>(snapshot: &'p Snapshot, peer: &Peer, ask: &Ask, now: Now, way: Way) -> Result<AllowedPull<'p>, Denied> {
     may_speak(snapshot, peer)?;
     let grant = find_grant(snapshot, peer, &ask.target, now)?;
-    let entry = snapshot.entry(&grant.entry()).ok_or(Denied::GrantNotFound)?;
-    in_force(grant, now)?;
-    stopped(snapshot, |s| *s == Selector::Grant(grant.id) || *s == Selector::Entry(entry.id))?;
+    let entry = snapshot.entry_in_force(&grant.entry).ok_or(Denied::GrantNotFound)?;
+    let ends_at = in_force(grant, now)?;
+    stopped(snapshot, |s| *s == Selector::Grant(grant.id) || *s == Selector::Entry(grant.entry))?;
     if !entry.published {
         return Err(Denied::NotPublished);
     }
@@ -223,8 +224,7 @@ fn delivery(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now, way: Way) -> 
     if !scope.allows_agent(&peer.agent.name) {
         return Err(Denied::Agent { asked: peer.agent.name.clone() });
     }
-    let format = scope.format(entry);
-    let method = match (way, format) {
+    let method = match (way, entry.format) {
         (Way::ByKey, _) => SharingMethod::ServiceInterface,
         (Way::Whole, EntryFormat::Table) => SharingMethod::BatchExchange,
         (Way::Whole, EntryFormat::File) => SharingMethod::FileDownload,
@@ -234,18 +234,20 @@ fn delivery(snapshot: &Snapshot, peer: &Peer, ask: &Ask, now: Now, way: Way) -> 
     }
     let purpose = purpose(grant, ask.purpose.as_deref())?;
     if way == Way::ByKey {
-        keys_in_clear(scope, entry)?;
+        keys_in_clear(scope, &entry.view)?;
     }
-    let (columns, rows) = match format {
+    let (columns, rows) = match entry.format {
         EntryFormat::Table => (columns(grant, entry, &ask.columns)?, rows(grant, entry, ask)?),
         EntryFormat::File if !ask.columns.is_empty() || ask.rows.is_some() || ask.region.is_some() => {
             return Err(Denied::NoColumnsInFiles);
         }
-        EntryFormat::File => (files_whole(scope)?, None),
+        EntryFormat::File => (files_whole(scope)?, Rows::All),
     };
-    let transforms = transforms(scope, entry, &columns)?;
-    let ends_at = Some(scope.ends_at());
-    Ok(AllowedPull { grant: grant.clone(), entry: Arc::clone(entry), columns, transforms, purpose, ends_at, rows })
+    let mut share = Share { columns, rows, transforms: Vec::new(), purpose };
+    if scope.transforms_any() {
+        share.transforms = transforms(scope, &entry.view, share.columns(scope))?;
+    }
+    Ok(AllowedPull { grant, entry: &entry.view, share, ends_at })
 }
 
 /// Whoever may not see a key would learn it from the answers to its guesses.
@@ -282,7 +284,8 @@ fn find_grant<'a>(snapshot: &'a Snapshot, peer: &Peer, target: &Target, now: Now
     }
 }
 
-fn in_force(grant: &Grant, now: Now) -> Result<(), Denied> {
+/// Until when a grant may be used, if now.
+fn in_force(grant: &Grant, now: Now) -> Result<Timestamp, Denied> {
     match grant.status() {
         GrantStatus::InForce => {}
         GrantStatus::Suspended { reason, since } => {
@@ -295,25 +298,27 @@ fn in_force(grant: &Grant, now: Now) -> Result<(), Denied> {
     if now.wall < grant.scope.starts_at() {
         return Err(Denied::NotYet { from: grant.scope.from });
     }
-    if now.wall >= grant.scope.ends_at() {
+    let ends_at = grant.scope.ends_at();
+    if now.wall >= ends_at {
         return Err(Denied::PeriodEnded { until: grant.scope.until });
     }
-    Ok(())
+    Ok(ends_at)
 }
 
-fn purpose(grant: &Grant, asked: Option<&str>) -> Result<Purpose, Denied> {
-    let allowed = &grant.scope.terms().purposes;
-    match (asked, grant.scope.only_purpose()) {
-        (Some(asked), _) if allowed.iter().any(|p| p == asked) => Ok(Purpose(PurposeIn::Named(asked.to_owned()))),
-        (Some(asked), _) => Err(Denied::Purpose { asked: asked.to_owned(), allowed: allowed.clone() }),
-        (None, Some(only)) => Ok(Purpose(PurposeIn::Only(only))),
-        (None, None) => Err(Denied::PurposeNeeded { allowed: allowed.clone() }),
+/// The purpose that was named; none where the grant's only one is meant.
+fn purpose(grant: &Grant, asked: Option<&str>) -> Result<Option<String>, Denied> {
+    let allowed = || &grant.scope.terms().purposes;
+    match asked {
+        Some(asked) if allowed().iter().any(|p| p == asked) => Ok(Some(asked.to_owned())),
+        Some(asked) => Err(Denied::Purpose { asked: asked.to_owned(), allowed: allowed().clone() }),
+        None if grant.scope.has_one_purpose() => Ok(None),
+        None => Err(Denied::PurposeNeeded { allowed: allowed().clone() }),
     }
 }
 
-fn columns(grant: &Grant, entry: &EntryView, asked: &[String]) -> Result<Columns, Denied> {
-    if asked.is_empty() && grant.scope.places(entry).is_some() {
-        return Ok(Columns(ColumnsIn::Granted(grant.scope.hold_places())));
+fn columns(grant: &Grant, entry: &EntryInForce, asked: &[String]) -> Result<Columns, Denied> {
+    if asked.is_empty() && grant.scope.fits(entry) {
+        return Ok(Columns::Granted);
     }
     let granted: Vec<&str> = grant.scope.terms().delivered().collect();
     let outside: Vec<String> = asked.iter().filter(|c| !granted.contains(&c.as_str())).cloned().collect();
@@ -324,22 +329,19 @@ fn columns(grant: &Grant, entry: &EntryView, asked: &[String]) -> Result<Columns
     let mut columns = Vec::with_capacity(wanted.len());
     for name in wanted {
         // A column that the entry no longer has is not made up.
-        let (index, _) = entry.spec.item(name).ok_or_else(|| Denied::ColumnGone { column: name.to_owned() })?;
+        let (index, _) = entry.view.spec.item(name).ok_or_else(|| Denied::ColumnGone { column: name.to_owned() })?;
         if columns.contains(&index) {
             return Err(Denied::ColumnTwice { column: name.to_owned() });
         }
         columns.push(index);
     }
-    Ok(Columns(ColumnsIn::Asked(columns)))
+    Ok(Columns::Asked(columns))
 }
 
 /// What happens to the columns that leave. The entry may have given one another type since the grant was made: a value
 /// that cannot be treated as the grant says does not leave at all.
-fn transforms(scope: &GrantScope, entry: &EntryView, columns: &Columns) -> Result<Vec<Option<Transform>>, Denied> {
-    if !scope.transforms_any() {
-        return Ok(Vec::new());
-    }
-    let items = columns.places().iter().filter_map(|place| entry.spec.items.get(*place));
+fn transforms(scope: &GrantScope, entry: &EntryView, columns: &[usize]) -> Result<Vec<Option<Transform>>, Denied> {
+    let items = columns.iter().filter_map(|place| entry.spec.items.get(*place));
     let judged = items.map(|item| match scope.terms().transforms.of(&item.name) {
         Some(transform) if !transform.fits(item.item_type) => {
             Err(Denied::TransformUnfit { column: item.name.clone(), transform, item_type: item.item_type })
@@ -353,25 +355,21 @@ fn transforms(scope: &GrantScope, entry: &EntryView, columns: &Columns) -> Resul
 fn files_whole(scope: &GrantScope) -> Result<Columns, Denied> {
     let column = scope.terms().columns.first().cloned();
     match column.or(scope.limits_rows().then(|| "where".to_owned())) {
-        None => Ok(Columns(ColumnsIn::Asked(Vec::new()))),
+        None => Ok(Columns::Asked(Vec::new())),
         Some(column) => Err(Denied::ColumnGone { column }),
     }
 }
 
 /// The provider's condition may name any column; the requester's only such as it was granted, or the answers to its
 /// questions would tell what it may not read.
-fn rows(grant: &Grant, entry: &EntryView, ask: &Ask) -> Result<Option<TypedRows>, Denied> {
+fn rows(grant: &Grant, entry: &EntryInForce, ask: &Ask) -> Result<Rows, Denied> {
     let scope = &grant.scope;
-    if ask.rows.is_none() && ask.region.is_none() {
-        match (scope.limits_rows(), scope.typed_rows(entry)) {
-            (false, _) => return Ok(None),
-            (true, Some(typed)) => return Ok(Some(typed)),
-            // The entry changed since: below.
-            (true, None) => {}
-        }
+    if ask.rows.is_none() && ask.region.is_none() && (!scope.limits_rows() || scope.fits(entry)) {
+        return Ok(Rows::Granted);
     }
+    let spec = &entry.view.spec;
     let gone = |_| Denied::ColumnGone { column: "region_column".to_owned() };
-    let mut rows = scope.rows_of(&entry.spec).map_err(gone)?;
+    let mut rows = scope.rows_of(spec).map_err(gone)?;
     let mut narrow = |more: Predicate| rows = Some(rows.as_ref().map_or(more.clone(), |rows| rows.and(&more)));
     if let Some(asked) = &ask.rows {
         let outside = scope.terms().hidden_columns(asked);
@@ -381,16 +379,14 @@ fn rows(grant: &Grant, entry: &EntryView, ask: &Ask) -> Result<Option<TypedRows>
         narrow(asked.clone());
     }
     if let Some(region) = ask.region {
-        let column = &entry.spec.region_item().ok_or(Denied::NoRegion)?.name;
+        let column = &spec.region_item().ok_or(Denied::NoRegion)?.name;
         if !scope.terms().is_in_clear(column) {
             return Err(Denied::PredicateColumns { outside: vec![column.clone()] });
         }
         narrow(Predicate::within(column, region));
     }
-    let Some(rows) = rows else { return Ok(None) };
-    rows.check(&entry.spec)
-        .map(|typed| Some(TypedRows::Made(typed)))
-        .map_err(|e| Denied::BadPredicate { why: e.to_string() })
+    let Some(rows) = rows else { return Ok(Rows::All) };
+    rows.check(spec).map(Rows::Asked).map_err(|e| Denied::BadPredicate { why: e.to_string() })
 }
 
 pub(super) fn stopped(snapshot: &Snapshot, concerns: impl Fn(&Selector) -> bool) -> Result<(), Denied> {

@@ -1,15 +1,16 @@
-//! Grants as the gate keeps them: a million of them, each in two lines of a cache. What many have in common is held once:
-//! columns with their terms, conditions on rows, the networks of a requester. What follows from it for an entry as it
-//! stands (places of columns, the typed condition) is computed once, and again where the entry changed since.
+//! Grants as the gate keeps them: a million of them. What every request is judged by stands in the grant itself, a few
+//! lines of a cache side by side: a plain request reads no other memory of it. What many have in common is held once, elsewhere:
+//! columns with their terms, conditions on rows. What follows from those for an entry as it stands (places of columns,
+//! the typed condition) is computed when the grant is kept, and per request where the entry changed since.
 
 use super::quota::Limits;
-use super::snapshot::{EntryView, GrantStatus, GrantView};
+use super::snapshot::{Edition, EntryInForce, EntryView, GrantStatus, GrantView};
 use super::table::Keyed;
 use chrono::NaiveDate;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use lingqu_protocol::agency::{AgentName, CreditCode};
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::entry::{EntryFormat, EntrySpec, SharingMethod};
+use lingqu_protocol::entry::{EntrySpec, SharingMethod};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId};
 use lingqu_protocol::predicate::{Predicate, TypedPredicate};
@@ -18,7 +19,7 @@ use lingqu_protocol::scope::{Scope, ScopeError};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// Parts that may be forgotten before they are looked for: a round over all of them is nothing beside making so many.
 const SWEEP_AT_LEAST: usize = 4_096;
@@ -28,28 +29,24 @@ const SWEEP_AT_LEAST: usize = 4_096;
 pub struct Grant {
     /// Its id.
     pub id: GrantId,
+    /// What it grants.
+    pub entry: EntryId,
+    /// To whom.
+    pub requester: CreditCode,
     /// How far.
     pub scope: GrantScope,
     /// Digest of the signed answer that it follows from; another digest is another scope.
     pub digest: Digest,
-    /// None where it is in force: nearly always.
-    status: Option<Arc<GrantStatus>>,
 }
 
 impl Grant {
-    /// What it grants.
-    pub fn entry(&self) -> EntryId {
-        self.scope.shape.entry
-    }
-
-    /// To whom.
-    pub fn requester(&self) -> CreditCode {
-        self.scope.party.requester
-    }
-
     /// Whether it may be used.
     pub fn status(&self) -> &GrantStatus {
-        self.status.as_deref().unwrap_or(&GrantStatus::InForce)
+        // The second is read where it is not in force alone: it lies elsewhere in memory.
+        if self.scope.marks.has(Marks::IN_FORCE) {
+            return &GrantStatus::InForce;
+        }
+        self.scope.seldom.as_ref().map_or(&GrantStatus::InForce, |seldom| &seldom.status)
     }
 }
 
@@ -60,18 +57,51 @@ impl Keyed for Grant {
     }
 }
 
-/// A grant's scope. What is its own stands here; the rest it shares with others.
+/// A grant's scope. What every request asks stands here; the rest is held elsewhere, once for all that have it in common.
 #[derive(Clone, Debug)]
 pub struct GrantScope {
     shape: Arc<Shape>,
-    party: Arc<Party>,
     rows: Option<Arc<Rows>>,
+    seldom: Option<Arc<Seldom>>,
     /// The first day.
     pub from: NaiveDate,
     /// The last day, included.
     pub until: NaiveDate,
-    /// Bytes that may pass in all; no bound where none is given.
-    pub volume_bytes_max: Option<u64>,
+    /// Zero where there is no bound.
+    volume_bytes_max: u64,
+    /// As which edition of the entry's terms its columns have places and its condition has types.
+    fits: Option<Edition>,
+    /// Where calls may come from, where that is one network.
+    network: Option<Ipv4Net>,
+    methods: u8,
+    marks: Marks,
+}
+
+/// What is so for a grant, a bit for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Marks(u8);
+
+impl Marks {
+    /// It may be used.
+    const IN_FORCE: u8 = 1;
+    /// Some agents of the requester may use it, and others not.
+    const LISTS_AGENTS: u8 = 2;
+    /// Some column does not leave in clear.
+    const TRANSFORMS: u8 = 4;
+    /// It is for one purpose.
+    const ONE_PURPOSE: u8 = 8;
+    /// It lists networks that do not stand in the scope itself.
+    const NETWORKS_ELSEWHERE: u8 = 16;
+    /// It bounds the bytes that may pass.
+    const VOLUME: u8 = 32;
+
+    fn of<const N: usize>(marks: [(u8, bool); N]) -> Self {
+        Self(marks.into_iter().fold(0, |bits, (mark, is_so)| if is_so { bits | mark } else { bits }))
+    }
+
+    fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
+    }
 }
 
 impl GrantScope {
@@ -80,10 +110,10 @@ impl GrantScope {
         Scope {
             rows: self.rows.as_ref().and_then(|rows| rows.predicate.clone()),
             regions: self.rows.as_ref().map(|rows| rows.regions.clone()).unwrap_or_default(),
-            networks: self.party.networks().copied().collect(),
+            networks: self.network.map(IpNet::V4).into_iter().chain(self.networks().iter().copied()).collect(),
             from: self.from,
             until: self.until,
-            volume_bytes_max: self.volume_bytes_max,
+            volume_bytes_max: self.volume_bytes_max(),
             ..self.shape.terms.clone()
         }
     }
@@ -92,6 +122,11 @@ impl GrantScope {
     /// networks, period and volume are blank; those are asked of the grant's scope itself.
     pub fn terms(&self) -> &Scope {
         &self.shape.terms
+    }
+
+    /// Bytes that may pass in all; no bound where none is given.
+    pub fn volume_bytes_max(&self) -> Option<u64> {
+        self.marks.has(Marks::VOLUME).then_some(self.volume_bytes_max)
     }
 
     /// Whether it gives some rows and not others.
@@ -109,17 +144,17 @@ impl GrantScope {
 
     /// Whether this agent of the requester may use it.
     pub(super) fn allows_agent(&self, agent: &AgentName) -> bool {
-        !self.shape.lists_agents || self.shape.terms.allows_agent(agent)
+        !self.marks.has(Marks::LISTS_AGENTS) || self.shape.terms.allows_agent(agent)
     }
 
     /// Whether some column does not leave in clear.
     pub(super) fn transforms_any(&self) -> bool {
-        self.shape.transforms_any
+        self.marks.has(Marks::TRANSFORMS)
     }
 
     /// What may be used up under it.
     pub fn limits(&self) -> Limits {
-        Limits { volume_bytes_max: self.volume_bytes_max, ..self.shape.limits }
+        Limits { volume_bytes_max: self.volume_bytes_max(), ..Limits::of(&self.shape.terms) }
     }
 
     /// The first instant of the period.
@@ -135,109 +170,88 @@ impl GrantScope {
     /// Whether a call may come from `address`. An IPv4 address written in IPv6 counts as IPv4.
     pub fn allows_network(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.party.first.is_none() || self.party.networks().any(|net| net.contains(&address))
+        match (self.network, self.marks.has(Marks::NETWORKS_ELSEWHERE)) {
+            (None, false) => true,
+            (Some(network), false) => IpNet::V4(network).contains(&address),
+            (_, true) => self.networks().iter().any(|network| network.contains(&address)),
+        }
+    }
+
+    /// The networks that do not stand in the scope itself.
+    fn networks(&self) -> &[IpNet] {
+        self.seldom.as_ref().map(|seldom| seldom.networks.as_slice()).unwrap_or_default()
     }
 
     /// Whether it may be used in this way.
     pub(super) fn allows_method(&self, method: SharingMethod) -> bool {
-        self.shape.methods & bit(method) != 0
+        self.methods & bit(method) != 0
     }
 
-    /// Whether the entry is one of files, as it now stands.
-    pub(super) fn format(&self, entry: &EntryView) -> EntryFormat {
-        let known = self.known(entry);
-        // What is in force of the entry lies elsewhere in memory: it is read only where it changed.
-        if Arc::ptr_eq(&known.0, &entry.spec) { known.1 } else { entry.spec.format }
+    /// Whether the entry's terms are those by which [`places`](Self::places) and [`typed_rows`](Self::typed_rows) were
+    /// computed; where they are not, the entry changed since, and both are computed per request.
+    pub(super) fn fits(&self, entry: &EntryInForce) -> bool {
+        self.fits.is_some() && self.fits == entry.edition
     }
 
-    /// Places of all columns that are granted, where the entry still has them.
-    pub(super) fn places<'a>(&'a self, entry: &EntryView) -> Option<&'a [usize]> {
-        let known = self.known(entry);
-        if Arc::ptr_eq(&known.0, &entry.spec) { known.2.as_deref() } else { None }
+    /// Places of all columns that are granted; they hold where it [`fits`](Self::fits).
+    pub(super) fn places(&self) -> &[usize] {
+        self.shape.places.as_deref().unwrap_or_default()
     }
 
-    fn known(&self, entry: &EntryView) -> &Known {
-        let of = |spec: &Arc<EntrySpec>| (Arc::clone(spec), spec.format, self.shape.places_in(spec));
-        self.shape.known.get_or_init(|| of(&entry.spec))
+    /// The condition on rows, where there is one; it holds where the scope [`fits`](Self::fits).
+    pub(super) fn typed_rows(&self) -> Option<&TypedPredicate> {
+        self.rows.as_ref()?.typed.as_ref()
     }
 
-    /// The condition on rows as the entry types it; `None` where there is none, or where the entry changed since.
-    pub(super) fn typed_rows(&self, entry: &EntryView) -> Option<TypedRows> {
-        let rows = self.rows.as_ref()?;
-        let known = rows.typed.get_or_init(|| (Arc::clone(&entry.spec), rows.typed_as(&entry.spec)));
-        let holds = Arc::ptr_eq(&known.0, &entry.spec) && known.1.is_some();
-        holds.then(|| TypedRows::Shared(Arc::clone(rows)))
+    /// Whether it is for one purpose alone.
+    pub(super) fn has_one_purpose(&self) -> bool {
+        self.marks.has(Marks::ONE_PURPOSE)
     }
+}
 
-    /// The one purpose that it is for, where there is just one.
-    pub(super) fn only_purpose(&self) -> Option<SharedText> {
-        matches!(self.shape.terms.purposes.as_slice(), [_]).then(|| SharedText(Arc::clone(&self.shape)))
-    }
-
-    /// The terms, to be held as long as an answer is.
-    pub(super) fn hold_places(&self) -> SharedPlaces {
-        SharedPlaces(Arc::clone(&self.shape))
-    }
+/// What few grants have.
+#[derive(Debug)]
+struct Seldom {
+    status: GrantStatus,
+    /// More than one, or one of IPv6.
+    networks: Vec<IpNet>,
 }
 
 /// What grants of one entry have in common.
 #[derive(Debug)]
 struct Shape {
     entry: EntryId,
+    edition: Option<Edition>,
     terms: Scope,
-    /// A bit for each.
-    methods: u8,
-    /// What most grants have nothing of stands as one bit where it is read: the terms lie elsewhere in memory.
-    lists_agents: bool,
-    transforms_any: bool,
-    limits: Limits,
-    known: OnceLock<Known>,
+    /// None where a column is gone or named twice: whoever asks then hears which.
+    places: Option<Box<[usize]>>,
 }
-
-/// An entry as it stood when it was first asked for, its format, and the places of all columns where they could be found.
-type Known = (Arc<EntrySpec>, EntryFormat, Option<Box<[usize]>>);
 
 fn bit(method: SharingMethod) -> u8 {
     1 << method as u8
 }
 
-impl Shape {
-    /// `None` where a column is gone or named twice: whoever asks then hears which.
-    fn places_in(&self, spec: &EntrySpec) -> Option<Box<[usize]>> {
-        let mut places = Vec::with_capacity(self.terms.columns.len());
-        for name in self.terms.delivered() {
-            let (place, _) = spec.item(name)?;
-            if places.contains(&place) {
-                return None;
-            }
-            places.push(place);
+fn places_in(terms: &Scope, spec: &EntrySpec) -> Option<Box<[usize]>> {
+    let mut places = Vec::with_capacity(terms.columns.len());
+    for name in terms.delivered() {
+        let (place, _) = spec.item(name)?;
+        if places.contains(&place) {
+            return None;
         }
-        Some(places.into())
+        places.push(place);
     }
-}
-
-/// Who calls, and from where.
-#[derive(Debug)]
-struct Party {
-    requester: CreditCode,
-    /// The first, or only, network stands here: one line of memory is read, not two. None where any will do.
-    first: Option<IpNet>,
-    more: Vec<IpNet>,
-}
-
-impl Party {
-    fn networks(&self) -> impl Iterator<Item = &IpNet> {
-        self.first.iter().chain(&self.more)
-    }
+    Some(places.into())
 }
 
 /// A condition on the rows of one entry.
 #[derive(Debug)]
-pub(super) struct Rows {
+struct Rows {
     entry: EntryId,
+    edition: Option<Edition>,
     predicate: Option<Predicate>,
     regions: Vec<RegionCode>,
-    typed: OnceLock<(Arc<EntrySpec>, Option<TypedPredicate>)>,
+    /// None where the entry has no such column, or one of another type: whoever asks then hears which.
+    typed: Option<TypedPredicate>,
 }
 
 impl Rows {
@@ -245,44 +259,9 @@ impl Rows {
         Scope::rows_within(self.predicate.as_ref(), &self.regions, spec)
     }
 
-    fn typed_as(&self, spec: &EntrySpec) -> Option<TypedPredicate> {
-        self.of(spec).ok().flatten()?.check(spec).ok()
-    }
-}
-
-/// A typed condition: the grant's own, or one that was made for a request.
-#[derive(Clone, Debug)]
-pub(super) enum TypedRows {
-    Shared(Arc<Rows>),
-    Made(TypedPredicate),
-}
-
-impl TypedRows {
-    pub(super) fn get(&self) -> Option<&TypedPredicate> {
-        match self {
-            Self::Shared(rows) => rows.typed.get().and_then(|(_, typed)| typed.as_ref()),
-            Self::Made(typed) => Some(typed),
-        }
-    }
-}
-
-/// All granted columns' places.
-#[derive(Clone, Debug)]
-pub(super) struct SharedPlaces(Arc<Shape>);
-
-impl SharedPlaces {
-    pub(super) fn get(&self) -> &[usize] {
-        self.0.known.get().and_then(|(_, _, places)| places.as_deref()).unwrap_or_default()
-    }
-}
-
-/// The only purpose of a grant.
-#[derive(Clone, Debug)]
-pub(super) struct SharedText(Arc<Shape>);
-
-impl SharedText {
-    pub(super) fn get(&self) -> &str {
-        self.0.terms.purposes.first().map_or("", String::as_str)
+    fn typed_by(self, entry: Option<&EntryView>) -> Self {
+        let typed = entry.and_then(|entry| self.of(&entry.spec).ok().flatten()?.check(&entry.spec).ok());
+        Self { typed, ..self }
     }
 }
 
@@ -290,15 +269,49 @@ impl SharedText {
 #[derive(Debug, Default)]
 pub(super) struct Parts {
     shapes: Interned<Shape>,
-    parties: Interned<Party>,
     rows: Interned<Rows>,
     hasher: foldhash::fast::RandomState,
 }
 
 impl Parts {
-    /// The grant as it is kept.
-    pub(super) fn keep(&mut self, view: &GrantView) -> Grant {
+    /// The grant as it is kept, beside its entry as that now stands.
+    pub(super) fn keep(&mut self, view: &GrantView, entry: Option<&EntryInForce>) -> Grant {
         let scope = view.scope.as_ref();
+        let (shape, rows) = (self.shape(view, entry), self.rows(view, entry));
+        let is_whole = shape.places.is_some() && rows.as_ref().is_none_or(|rows| rows.typed.is_some());
+        let network = match scope.networks.as_slice() {
+            [IpNet::V4(only)] => Some(*only),
+            _ => None,
+        };
+        let networks = if network.is_some() { Vec::new() } else { scope.networks.clone() };
+        let is_in_force = view.status == GrantStatus::InForce;
+        let marks = Marks::of([
+            (Marks::IN_FORCE, is_in_force),
+            (Marks::LISTS_AGENTS, !scope.agents.is_empty()),
+            (Marks::TRANSFORMS, !scope.transforms.is_empty()),
+            (Marks::ONE_PURPOSE, scope.purposes.len() == 1),
+            (Marks::NETWORKS_ELSEWHERE, !networks.is_empty()),
+            (Marks::VOLUME, scope.volume_bytes_max.is_some()),
+        ]);
+        let has_seldom = !is_in_force || !networks.is_empty();
+        let seldom = has_seldom.then(|| Arc::new(Seldom { status: view.status.clone(), networks }));
+        let scope = GrantScope {
+            shape,
+            rows,
+            seldom,
+            from: scope.from,
+            until: scope.until,
+            volume_bytes_max: scope.volume_bytes_max.unwrap_or_default(),
+            fits: entry.filter(|_| is_whole).and_then(|entry| entry.edition),
+            network,
+            methods: scope.methods.iter().fold(0, |bits, method| bits | bit(*method)),
+            marks,
+        };
+        Grant { id: view.id, entry: view.entry, requester: view.requester, scope, digest: view.digest }
+    }
+
+    fn shape(&mut self, view: &GrantView, entry: Option<&EntryInForce>) -> Arc<Shape> {
+        let edition = entry.and_then(|entry| entry.edition);
         let blank = Scope {
             rows: None,
             regions: Vec::new(),
@@ -306,50 +319,42 @@ impl Parts {
             from: NaiveDate::MIN,
             until: NaiveDate::MAX,
             volume_bytes_max: None,
-            ..scope.clone()
+            ..view.scope.as_ref().clone()
         };
-        let methods = blank.methods.iter().fold(0, |bits, method| bits | bit(*method));
-        let shape = self.shapes.find(
+        self.shapes.find(
             self.hasher.hash_one((
-                (view.entry, &blank.columns, &blank.purposes, &blank.agents),
+                (view.entry, edition, &blank.columns, &blank.purposes, &blank.agents),
                 (blank.rate_bytes_per_second_max, blank.requests_per_day_max),
             )),
-            |shape| (shape.entry, &shape.terms) == (view.entry, &blank),
+            |shape| (shape.entry, shape.edition, &shape.terms) == (view.entry, edition, &blank),
             || Shape {
                 entry: view.entry,
-                methods,
-                lists_agents: !blank.agents.is_empty(),
-                transforms_any: !blank.transforms.is_empty(),
-                limits: Limits::of(&blank),
+                edition,
+                places: entry.and_then(|entry| places_in(&blank, &entry.view.spec)),
                 terms: blank.clone(),
-                known: OnceLock::new(),
             },
-        );
-        let (first, more) = (scope.networks.first().copied(), scope.networks.get(1..).unwrap_or_default());
-        let party = self.parties.find(
-            self.hasher.hash_one((view.requester, &scope.networks)),
-            |party| (party.requester, party.first, party.more.as_slice()) == (view.requester, first, more),
-            || Party { requester: view.requester, first, more: more.to_vec() },
-        );
-        let rows = (scope.rows.is_some() || !scope.regions.is_empty()).then(|| {
-            self.rows.find(
-                self.hash_of(view.entry, scope.rows.as_ref(), &scope.regions),
-                |rows| (rows.entry, &rows.predicate, &rows.regions) == (view.entry, &scope.rows, &scope.regions),
-                || Rows {
-                    entry: view.entry,
-                    predicate: scope.rows.clone(),
-                    regions: scope.regions.clone(),
-                    typed: OnceLock::new(),
-                },
-            )
-        });
-        let status = (view.status != GrantStatus::InForce).then(|| Arc::new(view.status.clone()));
-        let Scope { from, until, volume_bytes_max, .. } = *scope;
-        let scope = GrantScope { shape, party, rows, from, until, volume_bytes_max };
-        Grant { id: view.id, scope, digest: view.digest, status }
+        )
     }
 
-    fn hash_of(&self, entry: EntryId, predicate: Option<&Predicate>, regions: &[RegionCode]) -> u64 {
+    fn rows(&mut self, view: &GrantView, entry: Option<&EntryInForce>) -> Option<Arc<Rows>> {
+        let Scope { rows: predicate, regions, .. } = view.scope.as_ref();
+        if predicate.is_none() && regions.is_empty() {
+            return None;
+        }
+        let edition = entry.and_then(|entry| entry.edition);
+        let hash = self.hash_of((view.entry, edition), predicate.as_ref(), regions);
+        let is_it = |rows: &Rows| {
+            (rows.entry, rows.edition, &rows.predicate, &rows.regions) == (view.entry, edition, predicate, regions)
+        };
+        let make = || {
+            let (predicate, regions) = (predicate.clone(), regions.clone());
+            let untyped = Rows { entry: view.entry, edition, predicate, regions, typed: None };
+            untyped.typed_by(entry.map(|entry| entry.view.as_ref()))
+        };
+        Some(self.rows.find(hash, is_it, make))
+    }
+
+    fn hash_of(&self, entry: (EntryId, Option<Edition>), predicate: Option<&Predicate>, regions: &[RegionCode]) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         (entry, regions).hash(&mut hasher);
         // A condition has one text.

@@ -183,12 +183,13 @@ impl Gate {
         &self,
         peer: &Peer,
         ask: &Ask,
-        judge: fn(&Snapshot, &Peer, &Ask, Now) -> Result<decide::AllowedPull, Denied>,
+        judge: for<'p> fn(&'p Snapshot, &Peer, &Ask, Now) -> Result<decide::AllowedPull<'p>, Denied>,
     ) -> Result<PullPermit, Denied> {
         let snapshot = self.snapshot();
         let allowed = judge(&snapshot, peer, ask, self.judging()?)?;
         let quota = self.quotas.of(Under::Grant(allowed.grant.id), allowed.grant.scope.limits());
-        let leash = self.leashes.attach(permit::tags_of_pull(peer, &allowed), allowed.ends_at, self.clock.monotonic());
+        let leash =
+            self.leashes.attach(permit::tags_of_pull(peer, &allowed), Some(allowed.ends_at), self.clock.monotonic());
         // The snapshot may have been narrowed between the decision and the leash: judge again with the leash on, so that
         // every narrowing either finds the leash or is seen here.
         judge(&self.snapshot(), peer, ask, self.judging()?)?;

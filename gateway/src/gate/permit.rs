@@ -1,7 +1,7 @@
 //! Permits: the proof that the gate let something through. Only this module makes them, they cannot be copied, and
 //! everything in `flow` asks for one.
 
-use super::decide::{AllowedPull, AllowedPush, Peer};
+use super::decide::{AllowedPull, AllowedPush, Peer, Share};
 use super::grant::Grant;
 use super::leash::{Leash, Tags};
 use super::quota::{Quota, Under};
@@ -21,45 +21,49 @@ pub trait Permit {
 /// Data of an entry may leave, as far as this says.
 #[derive(Debug)]
 pub struct PullPermit {
-    allowed: AllowedPull,
+    grant: Grant,
+    entry: Arc<EntryView>,
+    share: Share,
     quota: Arc<Quota>,
     leash: Leash,
 }
 
 impl PullPermit {
-    pub(super) fn new(allowed: AllowedPull, quota: Arc<Quota>, leash: Leash) -> Self {
-        Self { allowed, quota, leash }
+    /// Holds what was allowed, whatever the policy becomes; the leash says when that ends.
+    pub(super) fn new(allowed: AllowedPull<'_>, quota: Arc<Quota>, leash: Leash) -> Self {
+        let AllowedPull { grant, entry, share, .. } = allowed;
+        Self { grant: grant.clone(), entry: Arc::clone(entry), share, quota, leash }
     }
 
     /// What it rests on: whose limits it uses up, and whose pseudonyms it gives.
     pub fn under(&self) -> Under {
-        Under::Grant(self.allowed.grant.id)
+        Under::Grant(self.grant.id)
     }
 
     /// Under which grant.
     pub fn grant(&self) -> &Grant {
-        &self.allowed.grant
+        &self.grant
     }
 
     /// Indices of the columns that may leave, in the order asked for; none for files.
     pub fn columns(&self) -> &[usize] {
-        self.allowed.columns.places()
+        self.share.columns(&self.grant.scope)
     }
 
     /// Which rows may leave; all where there is none.
     pub fn rows(&self) -> Option<&TypedPredicate> {
-        self.allowed.rows()
+        self.share.rows(&self.grant.scope)
     }
 
     /// For what.
     pub fn purpose(&self) -> &str {
-        self.allowed.purpose.text()
+        self.share.purpose(&self.grant.scope)
     }
 
     /// What happens to the column at a place among [`columns`](Self::columns) before it leaves; `None` where it leaves in
     /// clear.
     pub fn transform(&self, place: usize) -> Option<Transform> {
-        self.allowed.transforms.get(place).copied().flatten()
+        self.share.transform(place)
     }
 
     /// What bytes and requests count against, before they are sent and answered.
@@ -73,7 +77,7 @@ impl Permit for PullPermit {
         &self.leash
     }
     fn entry(&self) -> &Arc<EntryView> {
-        &self.allowed.entry
+        &self.entry
     }
 }
 
@@ -106,7 +110,7 @@ impl Permit for PushPermit {
     }
 }
 
-pub(super) fn tags_of_pull(peer: &Peer, allowed: &AllowedPull) -> Tags {
+pub(super) fn tags_of_pull(peer: &Peer, allowed: &AllowedPull<'_>) -> Tags {
     Tags {
         grant: Some(allowed.grant.id),
         list: None,

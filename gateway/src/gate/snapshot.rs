@@ -8,12 +8,13 @@ use lingqu_protocol::agency::{AgentId, CreditCode};
 use lingqu_protocol::backflow::{RegionChange, Row};
 use lingqu_protocol::close::CloseCode;
 use lingqu_protocol::digest::Digest;
-use lingqu_protocol::entry::EntrySpec;
+use lingqu_protocol::entry::{EntryFormat, EntrySpec};
 use lingqu_protocol::host::Timestamp;
 use lingqu_protocol::ids::{EntryId, GrantId, ListId};
 use lingqu_protocol::region::{RegionCode, RegionLevel};
 use lingqu_protocol::scope::Scope;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An agency as the root names it.
@@ -179,12 +180,48 @@ impl Keyed for AgentView {
     }
 }
 
+/// Which terms of an entry: no two that differ have the same in the policies that follow from each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Edition(NonZeroU32);
+
+impl Edition {
+    /// The one of this number, from 1; none where they have run out, and then nothing is computed ahead.
+    pub(super) fn new(number: u64) -> Option<Self> {
+        u32::try_from(number).ok().and_then(NonZeroU32::new).map(Self)
+    }
+}
+
+/// An entry in the table. What every request asks of it stands beside its key: the rest lies elsewhere in memory.
+#[derive(Clone, Debug)]
+pub(super) struct EntryInForce {
+    id: EntryId,
+    pub(super) edition: Option<Edition>,
+    pub(super) published: bool,
+    pub(super) format: EntryFormat,
+    pub(super) view: Arc<EntryView>,
+}
+
+impl EntryInForce {
+    pub(super) fn new(edition: Option<Edition>, view: EntryView) -> Self {
+        Self { id: view.id, edition, published: view.published, format: view.spec.format, view: Arc::new(view) }
+    }
+}
+
+impl Keyed for EntryInForce {
+    type Key = EntryId;
+    fn key(&self) -> &EntryId {
+        &self.id
+    }
+}
+
 /// The policy in force.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     agencies: Table<Agency>,
     agents: Table<AgentView>,
-    entries: Table<(EntryId, Arc<EntryView>)>,
+    entries: Table<EntryInForce>,
+    /// How often an entry's terms were put in force that were not the ones before.
+    editions: u64,
     codes: Table<(String, EntryId)>,
     grants: Table<Grant>,
     stops: Arc<Vec<StopView>>,
@@ -214,7 +251,11 @@ impl Snapshot {
 
     /// An entry by its id.
     pub fn entry(&self, id: &EntryId) -> Option<&Arc<EntryView>> {
-        self.entries.get(id).map(|(_, entry)| entry)
+        self.entry_in_force(id).map(|entry| &entry.view)
+    }
+
+    pub(super) fn entry_in_force(&self, id: &EntryId) -> Option<&EntryInForce> {
+        self.entries.get(id)
     }
 
     /// An entry by its id or its code.
@@ -227,7 +268,7 @@ impl Snapshot {
 
     /// A grant of this requester.
     pub fn grant(&self, requester: &CreditCode, id: &GrantId) -> Option<&Grant> {
-        self.grants.get(id).filter(|grant| grant.requester() == *requester)
+        self.grants.get(id).filter(|grant| grant.requester == *requester)
     }
 
     /// All grants of this requester.
@@ -301,20 +342,27 @@ impl Snapshot {
 
     fn apply_entry(&mut self, mut entry: EntryView) -> Option<(Selector, Cut)> {
         let id = entry.id;
-        let before = self.entry(&id).cloned();
-        if let Some(code) = before.as_ref().and_then(|before| before.code.as_ref()) {
+        let before = self.entry_in_force(&id).cloned();
+        if let Some(code) = before.as_ref().and_then(|before| before.view.code.as_ref()) {
             self.codes.remove(code);
         }
         if let Some(code) = &entry.code {
             self.codes.insert((code.clone(), id));
         }
-        if let Some(before) = before.as_ref().filter(|before| before.spec == entry.spec) {
-            // The very same one: what grants have computed from it still holds.
-            entry.spec = Arc::clone(&before.spec);
-        }
+        let edition = match before.as_ref().filter(|before| before.view.spec == entry.spec) {
+            Some(before) => {
+                // The very same one: what grants have computed from it still holds.
+                entry.spec = Arc::clone(&before.view.spec);
+                before.edition
+            }
+            None => {
+                self.editions += 1;
+                Edition::new(self.editions)
+            }
+        };
         let was = before.is_some_and(|before| before.published);
         let is = entry.published;
-        self.entries.insert((id, Arc::new(entry)));
+        self.entries.insert(EntryInForce::new(edition, entry));
         (was && !is).then(|| {
             let reason = "the entry is no longer published".to_owned();
             let cut = Cut { code: CloseCode::Suspended, word: "entry_withdrawn", reason, since: Timestamp(0) };
@@ -335,7 +383,8 @@ impl Snapshot {
             GrantStatus::Suspended { reason, since } => Some(suspended("grant_suspended", reason, *since)),
             GrantStatus::Terminated { reason, since } => Some(suspended("grant_terminated", reason, *since)),
         };
-        let kept = self.parts.lock().unwrap_or_else(PoisonError::into_inner).keep(&grant);
+        let entry = self.entries.get(&grant.entry);
+        let kept = self.parts.lock().unwrap_or_else(PoisonError::into_inner).keep(&grant, entry);
         self.grants.insert(kept);
         let mut agency = self.known(grant.requester);
         if !agency.grants.contains(&(grant.entry, grant.id)) {

