@@ -16,7 +16,7 @@ const PLACES: usize = 32;
 
 /// Entries of a leaf that have a place: a search ends at a free one. What else a leaf has, as one leaf of ten thousand does, is
 /// looked through.
-const PLACED_MAX: usize = PLACES - 1;
+const PLACED: usize = PLACES - 1;
 
 /// Leaves under one pointer of the root: a change copies this many pointers, and four times as many of the root for a
 /// million entries.
@@ -63,7 +63,7 @@ impl<V> Default for Leaf<V> {
 impl<V: Keyed + Clone> Leaf<V> {
     fn of(entries: Arc<[V]>, hasher: &RandomState) -> Self {
         let mut places = [Place::default(); PLACES];
-        for (entry, number) in entries.iter().zip(1..=PLACED_MAX as u8) {
+        for (entry, number) in entries.iter().zip(1..=PLACED as u8) {
             let hash = hasher.hash_one(entry.key());
             let free = from(hash).find(|at| places.get(*at).is_some_and(|place| place.number == 0));
             if let Some(place) = free.and_then(|at| places.get_mut(at)) {
@@ -83,7 +83,7 @@ impl<V: Keyed + Clone> Leaf<V> {
                 Some(_) => {}
             }
         }
-        (PLACED_MAX..self.entries.len()).find(|at| is_it(*at))
+        (PLACED..self.entries.len()).find(|at| is_it(*at))
     }
 
     /// The two that this becomes where one bit more tells them apart.
@@ -299,7 +299,7 @@ mod tests {
         let hasher = RandomState::default();
         let leaf_of = |count: usize| Leaf::of((0..count as u32).map(|key| (Same(key), key)).collect(), &hasher);
         let hash = hasher.hash_one(Same(0));
-        for count in [1, PLACED_MAX - 1, PLACED_MAX, PLACED_MAX + 1, 2 * PLACES] {
+        for count in [1, PLACED - 1, PLACED, PLACED + 1, 2 * PLACES] {
             let leaf = leaf_of(count);
             for key in 0..count {
                 assert_eq!(leaf.find(hash, &Same(key as u32)), Some(key), "of {count}");
@@ -307,8 +307,8 @@ mod tests {
             assert_eq!(leaf.find(hash, &Same(999)), None);
             assert!(leaf.places.contains(&Place::default()), "a search would not end");
         }
-        let leaf = leaf_of(PLACED_MAX);
-        assert_eq!(leaf.find(hash.wrapping_add(PLACED_MAX as u64), &Same(0)), None, "a free place ends it");
+        let leaf = leaf_of(PLACED);
+        assert_eq!(leaf.find(hash.wrapping_add(PLACED as u64), &Same(0)), None, "a free place ends it");
         assert_eq!(leaf.find(hash ^ PLACES as u64, &Same(0)), None, "its bits say that it is another");
     }
 

@@ -61,7 +61,8 @@ pub(super) struct Building {
 }
 
 pub(super) async fn connect(target: &Target, entry: &str) -> Result<Open, PgError> {
-    let mut connection = PgConnection::connect_with(&target.options).await?;
+    let connecting = PgConnection::connect_with(&target.options).await;
+    let mut connection = connecting.map_err(|error| target.refused(error))?;
     sqlx::raw_sql(SESSION).execute(&mut connection).await?;
     let schema = match &target.schema {
         Some(schema) => schema.clone(),

@@ -1,8 +1,10 @@
 //! Which database and table: read from the command line, where no password may stand.
 
+use super::error::PgError;
 use crate::error::{AgentError, Told};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
+use std::io::ErrorKind;
 use std::str::FromStr as _;
 
 /// Bytes of a name in PostgreSQL: a longer one is cut there without a word.
@@ -74,6 +76,20 @@ impl Target {
         Ok(Self { schema: schema.map(str::to_owned), table: table.to_owned(), options, shown })
     }
 
+    /// Why no connection came about. A file that is not there is one that the URL names: a database whose socket is not there
+    /// yet may be waited for, and one that is asked by its address is no file.
+    pub(super) fn refused(&self, error: sqlx::Error) -> PgError {
+        match &error {
+            sqlx::Error::Io(io) if io.kind() == ErrorKind::NotFound && self.options.get_socket().is_none() => {
+                let (en, zh) = ("a file that the URL names is not there", "URL 中指定的文件不存在");
+                let told = Told::new("postgres_file", format!("{}: {en}", self.shown), format!("{}：{zh}", self.shown));
+                let next = ("check sslrootcert, sslcert and sslkey", "请核对 sslrootcert、sslcert、sslkey 的路径");
+                PgError::Told(AgentError::Usage(told.next(next.0, next.1)))
+            }
+            _ => PgError::Sql(error),
+        }
+    }
+
     /// What it is called where people read: never with a password.
     pub fn shown(&self) -> &str {
         &self.shown
@@ -125,6 +141,21 @@ mod tests {
         }
         for url in ["mysql://h/d", "postgres://h:port/d"] {
             assert_eq!(Target::parse(url, "t").unwrap_err().told().word, "postgres_url", "{url}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_does_not_pass_and_a_socket_may_come() {
+        let told = |url: &str, kind: ErrorKind| {
+            Target::parse(url, "t").unwrap().refused(sqlx::Error::Io(kind.into())).told("t")
+        };
+        for (url, kind, word) in [
+            ("postgres://h/d?sslrootcert=/no", ErrorKind::NotFound, "postgres_file"),
+            ("postgres://h/d?sslrootcert=/no", ErrorKind::ConnectionRefused, "postgres_away"),
+            ("postgres://%2Frun%2Fpostgresql/d", ErrorKind::NotFound, "postgres_away"),
+        ] {
+            let error = told(url, kind);
+            assert_eq!((error.told().word, error.is_transient()), (word, word == "postgres_away"), "{url} {kind}");
         }
     }
 

@@ -161,6 +161,8 @@ fn a_database_is_known_by_its_certificate_and_no_other_gets_a_row() {
         let refused = refused.fails(2);
         assert_eq!(refused["word"], "postgres_tls", "{refused}");
     }
+    let missing = verified("127.0.0.1", &world.path("missing.pem")).fails(2);
+    assert_eq!(missing["word"], "postgres_file", "{missing}");
     // A database that wants TLS alone refuses who asks for none.
     backflow("127.0.0.1", "?sslmode=disable".to_owned()).fails(2);
     assert_eq!(server.sql(&format!("SELECT to_regclass('\"{table}\"')")), "");
