@@ -291,7 +291,14 @@ mod tests {
     }
 
     #[test]
-    fn names_are_ordered_as_their_texts() {
+    fn names_are_told_apart_and_ordered_as_their_texts() {
+        let hash = |text: &str| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            AgentName::parse(text).unwrap().hash(&mut hasher);
+            hasher.finish()
+        };
+        assert_eq!(hash("main-1"), hash("main-1"));
+        assert_ne!(hash("main-1"), hash("main-2"));
         let texts = ["0", "a", "a-", "a0", "aa", "b", "main-1"];
         for one in texts {
             let name = AgentName::parse(one).unwrap();

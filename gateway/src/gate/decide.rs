@@ -101,7 +101,7 @@ enum Rows {
 
 impl Share {
     /// Indices of the columns that may leave, in the order asked for; none for files.
-    pub fn columns<'a>(&'a self, scope: &'a GrantScope) -> &'a [usize] {
+    pub(super) fn columns<'a>(&'a self, scope: &'a GrantScope) -> &'a [usize] {
         match &self.columns {
             Columns::Granted => scope.places(),
             Columns::Asked(places) => places,
@@ -109,7 +109,7 @@ impl Share {
     }
 
     /// Which rows may leave; all where there is none.
-    pub fn rows<'a>(&'a self, scope: &'a GrantScope) -> Option<&'a TypedPredicate> {
+    pub(super) fn rows<'a>(&'a self, scope: &'a GrantScope) -> Option<&'a TypedPredicate> {
         match &self.rows {
             Rows::Granted => scope.typed_rows(),
             Rows::All => None,
@@ -119,12 +119,12 @@ impl Share {
 
     /// What happens to the column at a place among [`columns`](Self::columns) before it leaves; `None` where it leaves in
     /// clear.
-    pub fn transform(&self, place: usize) -> Option<Transform> {
+    pub(super) fn transform(&self, place: usize) -> Option<Transform> {
         self.transforms.get(place).copied().flatten()
     }
 
     /// For what.
-    pub fn purpose<'a>(&'a self, scope: &'a GrantScope) -> &'a str {
+    pub(super) fn purpose<'a>(&'a self, scope: &'a GrantScope) -> &'a str {
         self.purpose.as_deref().or(scope.terms().purposes.first().map(String::as_str)).unwrap_or("")
     }
 }

@@ -1,7 +1,8 @@
 //! Grants as the gate keeps them: a million of them. What every request is judged by stands in the grant itself, a few
-//! lines of a cache side by side: a plain request reads no other memory of it. What many have in common is held once, elsewhere:
-//! columns with their terms, conditions on rows. What follows from those for an entry as it stands (places of columns,
-//! the typed condition) is computed when the grant is kept, and per request where the entry changed since.
+//! lines of a cache side by side: a plain request reads no other memory of it. What many have in common is held once,
+//! elsewhere: columns with their terms, conditions on rows, lists of networks. What follows from those for an entry as it
+//! stands (places of columns, the typed condition) is computed when the grant is kept, and per request where the entry
+//! changed since.
 
 use super::quota::Limits;
 use super::snapshot::{Edition, EntryInForce, EntryView, GrantStatus, GrantView};
@@ -42,10 +43,6 @@ pub struct Grant {
 impl Grant {
     /// Whether it may be used.
     pub fn status(&self) -> &GrantStatus {
-        // The second is read where it is not in force alone: it lies elsewhere in memory.
-        if self.scope.marks.has(Marks::IN_FORCE) {
-            return &GrantStatus::InForce;
-        }
         self.scope.seldom.as_ref().map_or(&GrantStatus::InForce, |seldom| &seldom.status)
     }
 }
@@ -57,11 +54,12 @@ impl Keyed for Grant {
     }
 }
 
-/// A grant's scope. What every request asks stands here; the rest is held elsewhere, once for all that have it in common.
+/// A grant's scope. What every request asks stands here; the rest it shares with others that have it in common.
 #[derive(Clone, Debug)]
 pub struct GrantScope {
     shape: Arc<Shape>,
     rows: Option<Arc<Rows>>,
+    /// None where the grant is in force and its only network stands here: nearly always.
     seldom: Option<Arc<Seldom>>,
     /// The first day.
     pub from: NaiveDate,
@@ -69,9 +67,9 @@ pub struct GrantScope {
     pub until: NaiveDate,
     /// Zero where there is no bound.
     volume_bytes_max: u64,
-    /// As which edition of the entry's terms its columns have places and its condition has types.
-    fits: Option<Edition>,
-    /// Where calls may come from, where that is one network.
+    /// The edition of the entry's terms by which places and types were computed; none where they could not be.
+    computed_for: Option<Edition>,
+    /// A network that calls may come from, nearly always the only one.
     network: Option<Ipv4Net>,
     methods: u8,
     marks: Marks,
@@ -82,18 +80,14 @@ pub struct GrantScope {
 struct Marks(u8);
 
 impl Marks {
-    /// It may be used.
-    const IN_FORCE: u8 = 1;
     /// Some agents of the requester may use it, and others not.
-    const LISTS_AGENTS: u8 = 2;
+    const LISTS_AGENTS: u8 = 1;
     /// Some column does not leave in clear.
-    const TRANSFORMS: u8 = 4;
+    const TRANSFORMS: u8 = 2;
     /// It is for one purpose.
-    const ONE_PURPOSE: u8 = 8;
-    /// It lists networks that do not stand in the scope itself.
-    const NETWORKS_ELSEWHERE: u8 = 16;
+    const ONE_PURPOSE: u8 = 4;
     /// It bounds the bytes that may pass.
-    const VOLUME: u8 = 32;
+    const VOLUME: u8 = 8;
 
     fn of<const N: usize>(marks: [(u8, bool); N]) -> Self {
         Self(marks.into_iter().fold(0, |bits, (mark, is_so)| if is_so { bits | mark } else { bits }))
@@ -110,7 +104,10 @@ impl GrantScope {
         Scope {
             rows: self.rows.as_ref().and_then(|rows| rows.predicate.clone()),
             regions: self.rows.as_ref().map(|rows| rows.regions.clone()).unwrap_or_default(),
-            networks: self.network.map(IpNet::V4).into_iter().chain(self.networks().iter().copied()).collect(),
+            networks: match &self.seldom {
+                Some(seldom) => seldom.networks.clone(),
+                None => self.network.map(IpNet::V4).into_iter().collect(),
+            },
             from: self.from,
             until: self.until,
             volume_bytes_max: self.volume_bytes_max(),
@@ -170,16 +167,13 @@ impl GrantScope {
     /// Whether a call may come from `address`. An IPv4 address written in IPv6 counts as IPv4.
     pub fn allows_network(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        match (self.network, self.marks.has(Marks::NETWORKS_ELSEWHERE)) {
-            (None, false) => true,
-            (Some(network), false) => IpNet::V4(network).contains(&address),
-            (_, true) => self.networks().iter().any(|network| network.contains(&address)),
+        if self.network.is_some_and(|network| IpNet::V4(network).contains(&address)) {
+            return true;
         }
-    }
-
-    /// The networks that do not stand in the scope itself.
-    fn networks(&self) -> &[IpNet] {
-        self.seldom.as_ref().map(|seldom| seldom.networks.as_slice()).unwrap_or_default()
+        match self.seldom.as_deref() {
+            Some(Seldom { networks, .. }) => networks.is_empty() || networks.iter().any(|net| net.contains(&address)),
+            None => self.network.is_none(),
+        }
     }
 
     /// Whether it may be used in this way.
@@ -190,7 +184,7 @@ impl GrantScope {
     /// Whether the entry's terms are those by which [`places`](Self::places) and [`typed_rows`](Self::typed_rows) were
     /// computed; where they are not, the entry changed since, and both are computed per request.
     pub(super) fn fits(&self, entry: &EntryInForce) -> bool {
-        self.fits.is_some() && self.fits == entry.edition
+        self.computed_for.is_some() && self.computed_for == entry.edition
     }
 
     /// Places of all columns that are granted; they hold where it [`fits`](Self::fits).
@@ -209,11 +203,11 @@ impl GrantScope {
     }
 }
 
-/// What few grants have.
-#[derive(Debug)]
+/// What does not stand in a scope: a grant that is not in force, or several networks, or one of IPv6.
+#[derive(Debug, PartialEq, Eq)]
 struct Seldom {
     status: GrantStatus,
-    /// More than one, or one of IPv6.
+    /// All of them.
     networks: Vec<IpNet>,
 }
 
@@ -270,6 +264,8 @@ impl Rows {
 pub(super) struct Parts {
     shapes: Interned<Shape>,
     rows: Interned<Rows>,
+    seldom: Interned<Seldom>,
+    editions: u64,
     hasher: foldhash::fast::RandomState,
 }
 
@@ -279,22 +275,7 @@ impl Parts {
         let scope = view.scope.as_ref();
         let (shape, rows) = (self.shape(view, entry), self.rows(view, entry));
         let is_whole = shape.places.is_some() && rows.as_ref().is_none_or(|rows| rows.typed.is_some());
-        let network = match scope.networks.as_slice() {
-            [IpNet::V4(only)] => Some(*only),
-            _ => None,
-        };
-        let networks = if network.is_some() { Vec::new() } else { scope.networks.clone() };
-        let is_in_force = view.status == GrantStatus::InForce;
-        let marks = Marks::of([
-            (Marks::IN_FORCE, is_in_force),
-            (Marks::LISTS_AGENTS, !scope.agents.is_empty()),
-            (Marks::TRANSFORMS, !scope.transforms.is_empty()),
-            (Marks::ONE_PURPOSE, scope.purposes.len() == 1),
-            (Marks::NETWORKS_ELSEWHERE, !networks.is_empty()),
-            (Marks::VOLUME, scope.volume_bytes_max.is_some()),
-        ]);
-        let has_seldom = !is_in_force || !networks.is_empty();
-        let seldom = has_seldom.then(|| Arc::new(Seldom { status: view.status.clone(), networks }));
+        let seldom = self.seldom(&view.status, &scope.networks);
         let scope = GrantScope {
             shape,
             rows,
@@ -302,12 +283,40 @@ impl Parts {
             from: scope.from,
             until: scope.until,
             volume_bytes_max: scope.volume_bytes_max.unwrap_or_default(),
-            fits: entry.filter(|_| is_whole).and_then(|entry| entry.edition),
-            network,
+            computed_for: entry.filter(|_| is_whole).and_then(|entry| entry.edition),
+            network: scope.networks.iter().find_map(|network| match network {
+                IpNet::V4(network) => Some(*network),
+                IpNet::V6(_) => None,
+            }),
             methods: scope.methods.iter().fold(0, |bits, method| bits | bit(*method)),
-            marks,
+            marks: Marks::of([
+                (Marks::LISTS_AGENTS, !scope.agents.is_empty()),
+                (Marks::TRANSFORMS, !scope.transforms.is_empty()),
+                (Marks::ONE_PURPOSE, scope.purposes.len() == 1),
+                (Marks::VOLUME, scope.volume_bytes_max.is_some()),
+            ]),
         };
         Grant { id: view.id, entry: view.entry, requester: view.requester, scope, digest: view.digest }
+    }
+
+    /// The next edition of some entry's terms. It is counted here, beside what is computed for editions and found again by
+    /// them, so that none is given twice.
+    pub(super) fn next_edition(&mut self) -> Option<Edition> {
+        self.editions += 1;
+        Edition::new(self.editions)
+    }
+
+    /// None where all there is to say stands in the scope itself.
+    fn seldom(&mut self, status: &GrantStatus, networks: &[IpNet]) -> Option<Arc<Seldom>> {
+        let state = match (status, networks) {
+            (GrantStatus::InForce, [] | [IpNet::V4(_)]) => return None,
+            (GrantStatus::InForce, _) => (0, "", Timestamp(0)),
+            (GrantStatus::Suspended { reason, since }, _) => (1, reason.as_str(), *since),
+            (GrantStatus::Terminated { reason, since }, _) => (2, reason.as_str(), *since),
+        };
+        let hash = self.hasher.hash_one((state.0, state.1, state.2.0, networks));
+        let is_it = |known: &Seldom| known.status == *status && known.networks == networks;
+        Some(self.seldom.find(hash, is_it, || Seldom { status: status.clone(), networks: networks.to_vec() }))
     }
 
     fn shape(&mut self, view: &GrantView, entry: Option<&EntryInForce>) -> Arc<Shape> {

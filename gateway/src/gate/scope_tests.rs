@@ -359,3 +359,51 @@ fn limits_of_a_grant_are_shared_by_its_permits() {
         assert_eq!(denied.fault().close_code().exit_code(), 3);
     }
 }
+
+#[test]
+fn what_was_computed_ahead_serves_as_long_as_the_terms_stay() {
+    let world = World::new("", TERMS);
+    let is_ahead = || {
+        let permit = world.gate.pull(&peer("a"), &ask()).unwrap();
+        let scope = &permit.grant().scope;
+        let rows = scope.typed_rows().is_some_and(|typed| std::ptr::eq(typed, permit.rows().unwrap()));
+        (std::ptr::eq(permit.columns(), scope.places()), rows)
+    };
+    assert_eq!(is_ahead(), (true, true));
+    world.terms(TERMS);
+    assert_eq!(is_ahead(), (true, true), "the very same terms");
+    let more = TERMS.replace(
+        "  { name = \"note\"",
+        "  { name = \"address.zip\", type = \"string\", personal = true },\n  { name = \"note\"",
+    );
+    world.terms(&more);
+    assert_eq!(is_ahead(), (false, false));
+    // The same terms of the grant, kept anew: nothing of what was computed for the entry as it stood.
+    for _ in 0..2 {
+        let permit = world.gate.pull(&peer("a"), &ask()).unwrap();
+        assert_eq!(permit.columns(), [0, 1, 2, 3, 5]);
+        let of = |note: &str| {
+            let row = |place: usize| if place == 5 { Value::String(note.into()) } else { Value::Null };
+            permit.rows().unwrap().eval_row(&row)
+        };
+        assert_eq!((of("x"), of("secret")), (Some(true), Some(false)));
+        world.grant(APPLICATION);
+        assert_eq!(is_ahead(), (true, true));
+    }
+}
+
+#[test]
+fn an_entry_that_is_withdrawn_gives_nothing_any_more() {
+    let world = World::new("", &TERMS.replace("\"file_download\"", "\"service_interface\""));
+    world.grant(&APPLICATION.replace("\"file_download\"", "\"service_interface\""));
+    let entry = world.gate.snapshot().entry(&ENTRY).unwrap().as_ref().clone();
+    let words = || {
+        let by_code = Ask { target: Target::Entry(ENTRY.to_string()), ..ask() };
+        let pull = |ask: &Ask| world.gate.pull(&peer("a"), ask).map_or_else(|denied| denied.word(), |_| "allowed");
+        let service = world.gate.service(&peer("a"), &ask()).map_or_else(|denied| denied.word(), |_| "allowed");
+        [pull(&ask()), pull(&by_code), service]
+    };
+    assert_eq!(words(), ["allowed"; 3]);
+    world.gate.publish(vec![Update::Entry(EntryView { published: false, ..entry })]);
+    assert_eq!(words(), ["entry_not_published", "entry_not_found", "entry_not_published"]);
+}

@@ -180,7 +180,7 @@ impl Keyed for AgentView {
     }
 }
 
-/// Which terms of an entry: no two that differ have the same in the policies that follow from each other.
+/// Which terms of an entry: no two that differ have the same in policies that share their parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Edition(NonZeroU32);
 
@@ -220,8 +220,6 @@ pub struct Snapshot {
     agencies: Table<Agency>,
     agents: Table<AgentView>,
     entries: Table<EntryInForce>,
-    /// How often an entry's terms were put in force that were not the ones before.
-    editions: u64,
     codes: Table<(String, EntryId)>,
     grants: Table<Grant>,
     stops: Arc<Vec<StopView>>,
@@ -355,10 +353,7 @@ impl Snapshot {
                 entry.spec = Arc::clone(&before.view.spec);
                 before.edition
             }
-            None => {
-                self.editions += 1;
-                Edition::new(self.editions)
-            }
+            None => self.parts.lock().unwrap_or_else(PoisonError::into_inner).next_edition(),
         };
         let was = before.is_some_and(|before| before.published);
         let is = entry.published;

@@ -1,7 +1,7 @@
-//! A map that two snapshots share all but the changed pieces of. Entries lie side by side in leaves of some ten, by the upper
-//! bits of their hash; beside the pointer to a leaf stands which of its entries a hash's lowest bits mean. A look-up reads
-//! those, which are in the cache as the pointers are, and then one place of memory that is not in the cache anyway, without
-//! looking at the entries beside it; a change copies one leaf and the pointers on the way to it.
+//! A map that two snapshots share all but the changed pieces of. Entries lie side by side in leaves of some ten, by the
+//! upper bits of their hash; beside the pointer to a leaf stands which of its entries a hash's lowest bits mean. A look-up
+//! reads those, which are in the cache as the pointers are, and then one place of memory that is not in the cache anyway,
+//! without looking at the entries beside it; a change copies one leaf and the pointers with their places on the way to it.
 
 use foldhash::fast::RandomState;
 use std::fmt;
@@ -14,12 +14,15 @@ const LEAF_ENTRIES_MEAN: usize = 16;
 /// Places beside the pointer to a leaf: one in two is free in the mean, so that a search ends soon.
 const PLACES: usize = 32;
 
-/// Entries of a leaf that have a place: a search ends at a free one. What else a leaf has, as one leaf of ten thousand does, is
-/// looked through.
+/// Entries of a leaf that have a place: a search ends at a free one. What else a leaf has, as one leaf of ten thousand
+/// does, is looked through.
 const PLACED: usize = PLACES - 1;
 
-/// Leaves under one pointer of the root: a change copies this many pointers, and four times as many of the root for a
-/// million entries.
+// A hash's lowest bits mean a place, and a byte an entry.
+const _: () = assert!(PLACES.is_power_of_two() && PLACES <= 256);
+
+/// Leaves under one pointer of the root: a change copies this many pointers with their places, ten kilobytes, and as much of
+/// the root for a million entries.
 const CHUNK_LEAVES: usize = 128;
 
 /// What an entry is found by.
@@ -40,7 +43,7 @@ impl<K: Hash + Eq, V> Keyed for (K, V) {
 /// Entries whose hashes begin alike, and what a pointer to them has beside it.
 #[derive(Clone)]
 struct Leaf<V> {
-    /// Where the last bits of a hash begin to look for its entry: free, or the next bits of an entry's hash, and which entry.
+    /// Where the last bits of a hash begin to look for its entry.
     places: [Place; PLACES],
     entries: Arc<[V]>,
 }
@@ -65,7 +68,7 @@ impl<V: Keyed + Clone> Leaf<V> {
         let mut places = [Place::default(); PLACES];
         for (entry, number) in entries.iter().zip(1..=PLACED as u8) {
             let hash = hasher.hash_one(entry.key());
-            let free = from(hash).find(|at| places.get(*at).is_some_and(|place| place.number == 0));
+            let free = probed(hash).find(|at| places.get(*at).is_some_and(|place| place.number == 0));
             if let Some(place) = free.and_then(|at| places.get_mut(at)) {
                 *place = Place { tag: tag(hash), number };
             }
@@ -76,7 +79,7 @@ impl<V: Keyed + Clone> Leaf<V> {
     /// Where the entry of a key is.
     fn find(&self, hash: u64, key: &V::Key) -> Option<usize> {
         let is_it = |at: usize| self.entries.get(at).is_some_and(|entry| entry.key() == key);
-        for place in from(hash).filter_map(|at| self.places.get(at)) {
+        for place in probed(hash).filter_map(|at| self.places.get(at)) {
             match usize::from(place.number).checked_sub(1) {
                 None => break,
                 Some(at) if place.tag == tag(hash) && is_it(at) => return Some(at),
@@ -95,7 +98,7 @@ impl<V: Keyed + Clone> Leaf<V> {
 }
 
 /// All places, the one that a hash means first.
-fn from(hash: u64) -> impl Iterator<Item = usize> {
+fn probed(hash: u64) -> impl Iterator<Item = usize> {
     (0..PLACES).map(move |step| (hash as usize).wrapping_add(step) % PLACES)
 }
 
@@ -308,8 +311,30 @@ mod tests {
             assert!(leaf.places.contains(&Place::default()), "a search would not end");
         }
         let leaf = leaf_of(PLACED);
-        assert_eq!(leaf.find(hash.wrapping_add(PLACED as u64), &Same(0)), None, "a free place ends it");
+        let bits = PLACES as u64 - 1;
+        let free = hash & !bits | hash.wrapping_add(PLACED as u64) & bits;
+        assert_eq!((tag(free), leaf.find(free, &Same(0))), (tag(hash), None), "a free place ends it");
         assert_eq!(leaf.find(hash ^ PLACES as u64, &Same(0)), None, "its bits say that it is another");
+    }
+
+    #[test]
+    fn a_table_of_one_hash_is_a_map_too() {
+        impl Keyed for Same {
+            type Key = Self;
+            fn key(&self) -> &Self {
+                self
+            }
+        }
+        let mut table = Table::default();
+        for key in (0..100).chain(0..100) {
+            table.insert(Same(key));
+        }
+        assert_eq!(table.len(), 100);
+        for key in 0..100 {
+            assert_eq!(table.get(&Same(key)), Some(&Same(key)));
+            table.remove(&Same(key));
+            assert_eq!((table.get(&Same(key)), table.len()), (None, 99 - key as usize));
+        }
     }
 
     #[test]
@@ -322,7 +347,7 @@ mod tests {
             let (chunk, leaf) = table.place(hash);
             let leaf = &table.chunks[chunk][leaf];
             let number = leaf.find(hash, &key).unwrap() + 1;
-            let before = from(hash).map(|at| leaf.places[at]).take_while(|place| usize::from(place.number) != number);
+            let before = probed(hash).map(|at| leaf.places[at]).take_while(|place| usize::from(place.number) != number);
             let before: Vec<Place> = before.collect();
             steps += before.len();
             others += before.iter().filter(|place| place.tag == tag(hash)).count();

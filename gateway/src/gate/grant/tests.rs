@@ -35,6 +35,7 @@ fn nothing_of_a_scope_is_lost() {
         |s| s.networks.clear(),
         |s| s.networks.push("10.0.0.0/8".parse().unwrap()),
         |s| s.networks = vec!["2001:db8::/32".parse().unwrap()],
+        |s| s.networks = ["2001:db8::/32", "10.0.0.0/8", "192.0.2.0/24"].map(|net| net.parse().unwrap()).to_vec(),
         |s| (s.networks, s.volume_bytes_max) = (vec!["10.0.0.0/8".parse().unwrap()], None),
         |s| s.volume_bytes_max = None,
         |s| s.volume_bytes_max = Some(u64::MAX),
@@ -78,6 +79,7 @@ fn nothing_of_a_scope_is_lost() {
 #[test]
 fn equal_parts_are_held_once() {
     let mut parts = Parts::default();
+    let parts_of_networks = std::cell::RefCell::new(Parts::default());
     let first = keep(&mut parts, &view(1, |_| {}));
     let second = keep(&mut parts, &view(2, |s| s.until = s.from));
     assert!(Arc::ptr_eq(&first.scope.shape, &second.scope.shape));
@@ -87,6 +89,12 @@ fn equal_parts_are_held_once() {
     assert!(!Arc::ptr_eq(&rows(&first), &rows(&elsewhere)), "a condition is typed against its entry");
     let county = keep(&mut parts, &view(4, |s| s.regions = vec!["440304".parse().unwrap()]));
     assert!(Arc::ptr_eq(&first.scope.shape, &county.scope.shape), "counties differ in their rows alone");
+    let networks = |number, first: &str| {
+        let nets = [first, "2001:db8::/32"].map(|net| net.parse().unwrap()).to_vec();
+        keep(&mut parts_of_networks.borrow_mut(), &view(number, |s| s.networks = nets)).scope.seldom.unwrap()
+    };
+    assert!(Arc::ptr_eq(&networks(10, "10.0.0.0/8"), &networks(11, "10.0.0.0/8")));
+    assert!(!Arc::ptr_eq(&networks(10, "10.0.0.0/8"), &networks(12, "10.0.0.0/9")));
     for (number, change) in [
         (6, (|s| s.from = s.until) as fn(&mut Scope)),
         (7, |s| s.volume_bytes_max = Some(1)),
@@ -119,7 +127,11 @@ fn the_state_of_a_grant_stands_with_it() {
     let mut parts = Parts::default();
     let suspended = GrantStatus::Suspended { reason: "误用".into(), since: Timestamp(7) };
     for status in [suspended, GrantStatus::Terminated { reason: "撤销".into(), since: Timestamp(8) }] {
-        for change in [(|s| s.volume_bytes_max = None) as fn(&mut Scope), |_| {}] {
+        for change in [
+            (|_| {}) as fn(&mut Scope),
+            |s| s.networks = vec!["2001:db8::/32".parse().unwrap()],
+            |s| s.networks = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+        ] {
             let view = GrantView { status: status.clone(), ..view(1, change) };
             let kept = keep(&mut parts, &view);
             assert_eq!((kept.status(), kept.scope.whole()), (&status, view.scope.as_ref().clone()));
@@ -178,5 +190,5 @@ fn conditions_are_found_by_what_they_say() {
 
 #[test]
 fn a_grant_is_small() {
-    assert_eq!(size_of::<Option<Grant>>(), 144);
+    assert_eq!(size_of::<Option<Grant>>(), 144, "a million of them lie in tables that have to stay in memory");
 }
