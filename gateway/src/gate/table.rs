@@ -291,6 +291,13 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     struct Same(u32);
 
+    impl Keyed for Same {
+        type Key = Self;
+        fn key(&self) -> &Self {
+            self
+        }
+    }
+
     impl Hash for Same {
         fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
             state.write_u8(0);
@@ -319,12 +326,6 @@ mod tests {
 
     #[test]
     fn a_table_of_one_hash_is_a_map_too() {
-        impl Keyed for Same {
-            type Key = Self;
-            fn key(&self) -> &Self {
-                self
-            }
-        }
         let mut table = Table::default();
         for key in (0..100).chain(0..100) {
             table.insert(Same(key));

@@ -155,7 +155,11 @@ mod tests {
             ("postgres://%2Frun%2Fpostgresql/d", ErrorKind::NotFound, "postgres_away"),
         ] {
             let error = told(url, kind);
-            assert_eq!((error.told().word, error.is_transient()), (word, word == "postgres_away"), "{url} {kind}");
+            assert_eq!(
+                (error.told().word.as_str(), error.is_transient()),
+                (word, word == "postgres_away"),
+                "{url} {kind}"
+            );
         }
     }
 
