@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(chunks.filter(|(a, b)| !Arc::ptr_eq(a, b)).count(), 1);
         assert_eq!(table.chunks.len(), 8_192 / CHUNK_LEAVES);
         let longest = new.iter().map(|leaf| leaf.len()).max().unwrap();
-        assert!(longest < 16 * LEAF_ENTRIES_MEAN, "{longest} in one leaf");
+        assert!(longest < 4 * LEAF_ENTRIES_MEAN, "{longest} in one leaf");
     }
 
     #[test]
@@ -340,12 +340,10 @@ mod tests {
 
     #[test]
     fn a_search_ends_soon_and_hardly_ever_reads_anothers_entry() {
-        // Ids are random numbers.
-        let keys = || (1..=16_000u128).map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
         let mut table = Table::default();
-        keys().for_each(|key| table.insert((key, 0)));
+        (0..16_000u32).for_each(|key| table.insert((key, 0)));
         let (mut steps, mut others) = (0, 0);
-        for key in keys() {
+        for key in 0..16_000u32 {
             let hash = table.hasher.hash_one(key);
             let (chunk, leaf) = table.place(hash);
             let leaf = &table.chunks[chunk][leaf];
@@ -355,7 +353,7 @@ mod tests {
             steps += before.len();
             others += before.iter().filter(|place| place.tag == tag(hash)).count();
         }
-        assert!(steps < 64_000, "{steps} places too many for 16,000 searches");
-        assert!(others * 8 < steps, "{others} of others for {steps} steps");
+        assert!((1_000..16_000).contains(&steps), "{steps} places too many for 16,000 searches");
+        assert!(others < 200, "{others} of others for 16,000");
     }
 }
