@@ -3,7 +3,7 @@
 //! reads those, which are in the cache as the pointers are, and then one place of memory that is not in the cache anyway,
 //! without looking at the entries beside it; a change copies one leaf and the pointers with their places on the way to it.
 
-use foldhash::fast::RandomState;
+use foldhash::quality::RandomState;
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
@@ -113,6 +113,7 @@ pub(super) struct Table<V> {
     /// There are two to this many leaves.
     bits: u32,
     entries: usize,
+    /// Of good quality: leaves are chosen by its upper bits, places by its lowest, and tags by the next.
     hasher: RandomState,
 }
 
