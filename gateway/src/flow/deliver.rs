@@ -11,7 +11,7 @@ use super::subscription::Acknowledged;
 use super::wires::{DataLane, Token, Wires};
 use crate::gate::Permit;
 use crate::lake::manifest::Regions;
-use crate::lake::split::{Cursor, Piece, Slice as Rows, Tapped, tap};
+use crate::lake::split::{Cursor, Piece, Slice as Rows, Takes, Tapped, tap};
 use crate::metrics;
 use lingqu_protocol::backflow::{ALIVE_EVERY, SliceMode};
 use lingqu_protocol::changes::Op;
@@ -284,11 +284,11 @@ impl<F> Following<'_, F> {
         sending: &mut Sending<S>,
     ) -> Result<(), FlowError> {
         let is_all = columns.iter().copied().eq(0..self.permit.allowed().entry.spec.items.len());
-        let places = (!is_all || op.is_some()).then_some(columns);
+        let takes = Takes { columns: (!is_all || op.is_some()).then_some(columns), lz4: self.ask.lz4 };
         let mut cursor = Cursor::default();
         loop {
             let turn = self.flow.ahead().turn().await?;
-            match slice.next(&mut cursor, places, self.piece_bytes()).await? {
+            match slice.next(&mut cursor, takes, self.piece_bytes()).await? {
                 None => return Ok(()),
                 Some(Piece::Ready(messages)) => {
                     drop(turn);

@@ -1,10 +1,11 @@
-//! Whether rows are worth compressing: where the link takes longer for a byte than it costs to make two into one. Nobody says
+//! Whether rows that are made for one receiver are worth compressing (what lies ready for all is compressed once:
+//! [`crate::lake::split`]): where the link takes longer for a byte than it costs to make two into one. Nobody says
 //! how fast a link is, so it is seen: how long what was sent had to wait for room. As long as all of it fits into the windows
 //! (8 MiB, less where many are served) nothing waits, and nothing is known: a small version on a slow link goes as it is.
 
 use std::time::Duration;
 
-/// A link slower than this has its rows compressed. LZ4 takes a few hundred megabytes a second of one processor and halves
+/// A link slower than this has its rows compressed for it. LZ4 takes a few hundred megabytes a second of one processor and halves
 /// what tables have; on a link of a gigabit or less that is time won, above it processor time lost.
 const BYTES_PER_SECOND_MAX: u64 = 100_000_000;
 

@@ -4,7 +4,7 @@ use super::error::FlowError;
 use super::pace::Pace;
 use super::wires::DataLane;
 use crate::gate::Leash;
-use crate::lake::split::Frame as Message;
+use crate::lake::split::{Body, Frame as Message};
 use crate::metrics;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -100,32 +100,38 @@ impl<S: SendHalf> Sending<S> {
     /// Sends a message of all columns as it lies.
     pub(super) async fn as_it_is(&mut self, message: Message) -> Result<(), FlowError> {
         self.leash.check()?;
-        self.root.add_hashed(message.body.len(), &message.digest);
+        self.root.add_hashed(message.bytes, &message.digest);
         self.digest.add_sum(&message.sum);
-        self.send(Encoded { body: vec![message.body], rows: message.sum.count }).await
+        match message.body {
+            Body::Plain(body) => self.frame(vec![body]).await?,
+            Body::Lz4(frame) => self.pieces([frame], message.bytes).await?,
+        }
+        self.moved(message.sum.count);
+        Ok(())
     }
 
     /// Sends what was made of rows.
     pub(super) async fn send(&mut self, Encoded { body, rows }: Encoded) -> Result<(), FlowError> {
         self.frame(body).await?;
-        metrics::sent_rows(rows);
-        self.leash.moved().add(0, rows);
+        self.moved(rows);
         Ok(())
     }
 
-    /// Sends a batch: as it is, or compressed where that is worth it. What is counted is the batch.
+    fn moved(&self, rows: u64) {
+        metrics::sent_rows(rows);
+        self.leash.moved().add(0, rows);
+    }
+
+    /// Sends a batch: as it is, or compressed where that is worth it.
     async fn frame(&mut self, body: Vec<Bytes>) -> Result<(), FlowError> {
         let bytes: usize = body.iter().map(Bytes::len).sum();
-        let sent_bytes = match self.compressed(&body) {
-            Some(frame) => self.raw([frame]).await?,
+        match self.compressed(&body) {
+            Some(frame) => self.pieces([frame], bytes).await,
             None => {
                 let head = Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?);
-                self.raw(std::iter::once(head).chain(body)).await?
+                self.pieces(std::iter::once(head).chain(body), bytes).await
             }
-        };
-        metrics::sent(sent_bytes as u64);
-        self.leash.moved().add(bytes as u64, 0);
-        Ok(())
+        }
     }
 
     fn compressed(&mut self, body: &[Bytes]) -> Option<Bytes> {
@@ -140,7 +146,12 @@ impl<S: SendHalf> Sending<S> {
         frame
     }
 
-    async fn raw(&mut self, pieces: impl IntoIterator<Item = Bytes, IntoIter: Send>) -> Result<usize, FlowError> {
+    /// Sends what a frame is made of. What is counted as moved is its batch, however it travels.
+    async fn pieces(
+        &mut self,
+        pieces: impl IntoIterator<Item = Bytes, IntoIter: Send>,
+        batch_bytes: usize,
+    ) -> Result<(), FlowError> {
         let (mut bytes, since) = (0, Instant::now());
         for piece in pieces {
             bytes += piece.len();
@@ -149,7 +160,9 @@ impl<S: SendHalf> Sending<S> {
         if let Some(pace) = &mut self.pace {
             pace.sent(bytes, since.elapsed());
         }
-        Ok(bytes)
+        metrics::sent(bytes as u64);
+        self.leash.moved().add(batch_bytes as u64, 0);
+        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Rows of one step between versions, read once and put in order by region, so that any number of subscribers get their
 //! own without anything being read or decoded again. They are kept as they will be sent: one Arrow message for each run of a
 //! region, rebuilt from visible values, with its digest and the sum of its rows; of a small step in memory, of a large one
-//! beside the lake, where a slice is exactly the bytes of its own rows. As many rows as memory allows are gathered before they
-//! are put in order: of thousands of regions each has few rows in what is read at a time, and a message of few rows is mostly
-//! its head. What lies in memory can be moved beside the lake at any time ([`Held::move_out`]): who reads a slice of it does
+//! beside the lake, where a slice is exactly the bytes of its own rows. A message that goes as it lies is kept as the frame that
+//! it travels in, compressed where that makes it smaller: once, and not for each receiver. As many rows as memory allows are
+//! gathered before they are put in order: of thousands of regions each has few rows in what is read at a time, and a message of
+//! few rows is mostly its head. What lies in memory can be moved beside the lake at any time ([`Held::move_out`]): who reads a slice of it does
 //! not notice.
 
 mod gathered;
@@ -12,7 +13,7 @@ mod slice;
 mod tap;
 
 pub use held::Held;
-pub use slice::{Cursor, Frame, Piece, Slice};
+pub use slice::{Body, Cursor, Frame, Piece, Slice, Takes};
 pub use tap::{Tap, Tapped, tap};
 
 use super::error::LakeError;
@@ -25,12 +26,14 @@ use bytes::Bytes;
 use gathered::{Gathered, Merged};
 use held::Block;
 use lingqu_protocol::backflow::RegionSlice;
+use lingqu_protocol::frame::lz4;
 use lingqu_protocol::ipc::{Encoder, IpcError};
 use lingqu_protocol::region::RegionCode;
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use object_store::path::Path;
 use std::sync::Arc;
 use tokio::task::JoinHandle;
+use twox_hash::XxHash3_64;
 
 /// Prefix of what is kept beside the lake. It can be made again from the lake, so a start removes all of it.
 pub const SPLITS: &str = "splits";
@@ -46,6 +49,10 @@ const RUN_BYTES_MAX: usize = 128 << 10;
 /// Rows of a run: what a frame on the wire holds.
 const RUN_ROWS_MAX: usize = 1 << 16;
 
+/// Bytes of a message from which on it goes as it is beside others, and is kept compressed: of a smaller one a good part is its
+/// head, and several together are one message of its size.
+const AS_IT_IS_BYTES_MIN: usize = 8 << 10;
+
 /// Rows that lie one after the other and have one region: one message.
 #[derive(Clone, Copy, Debug)]
 struct Run {
@@ -53,9 +60,15 @@ struct Run {
     /// The last batch of those that were read of which it has rows.
     batch: u32,
     block: u32,
-    /// Where its message lies in its block.
+    /// Where it lies in its block: its message, or the compressed frame that holds it.
     at: u32,
+    kept_bytes: u32,
+    is_lz4: bool,
+    /// What finds damage of what lies there. Whoever takes the rows compares BLAKE3 hashes.
+    kept_hash: u64,
+    /// Of its message.
     bytes: u32,
+    /// BLAKE3 of its message.
     digest: [u8; 32],
     /// Count and sum of its rows, over all columns.
     sum: [u8; RowsSum::BYTES],
@@ -64,6 +77,10 @@ struct Run {
 impl Run {
     fn sum(&self) -> RowsSum {
         RowsSum::from_bytes(&self.sum)
+    }
+
+    fn is_kept_as(&self, kept: &[u8]) -> bool {
+        XxHash3_64::oneshot(kept) == self.kept_hash
     }
 }
 
@@ -199,7 +216,7 @@ impl Splitter {
     }
 }
 
-/// The messages of what was gathered, one after the other, and the runs that they are.
+/// What is kept of what was gathered, message after message, and the runs that they are.
 fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Result<(Bytes, Vec<Run>), LakeError> {
     let mut digest = RowsDigest::of_schema(&schema).ok_or_else(|| failed("columns of no item"))?;
     let mut encoder = Encoder::new(schema).map_err(failed)?;
@@ -207,7 +224,8 @@ fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Re
     let bytes = gathered.bytes();
     let Some(Merged { rows, regions }) = gathered.merged()? else { return Ok((Bytes::new(), Vec::new())) };
     let cut = cut(&rows, regions.into_iter());
-    let (mut messages, mut runs) = (Vec::with_capacity(bytes), Vec::with_capacity(cut.len()));
+    let (mut kept, mut runs) = (Vec::with_capacity(bytes), Vec::with_capacity(cut.len()));
+    let mut message = Vec::new();
     let mut left: Vec<(RegionCode, u32, u32)> = cut.into_iter().rev().collect();
     while let Some((code, start, count)) = left.pop() {
         let rows = scrub_batch(&rows.slice(start as usize, count as usize))?;
@@ -224,20 +242,29 @@ fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Re
             continue;
         };
         digest.update(&rows).map_err(failed)?;
-        let at = messages.len();
-        pieces.iter().for_each(|piece| messages.extend_from_slice(piece));
+        message.clear();
+        pieces.iter().for_each(|piece| message.extend_from_slice(piece));
+        let at = kept.len();
+        let is_lz4 = bytes >= AS_IT_IS_BYTES_MIN && lz4::append(&message, &mut kept);
+        if !is_lz4 {
+            kept.extend_from_slice(&message);
+        }
+        let lies = kept.get(at..).unwrap_or_default();
         runs.push(Run {
             code,
             batch,
             block,
             at: at as u32,
+            kept_bytes: lies.len() as u32,
+            is_lz4,
+            kept_hash: XxHash3_64::oneshot(lies),
             bytes: bytes as u32,
-            digest: *blake3::hash(messages.get(at..).unwrap_or_default()).as_bytes(),
+            digest: *blake3::hash(&message).as_bytes(),
             sum: digest.take_sum().to_bytes(),
         });
     }
-    messages.shrink_to_fit();
-    Ok((messages.into(), runs))
+    kept.shrink_to_fit();
+    Ok((kept.into(), runs))
 }
 
 fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> LakeError {

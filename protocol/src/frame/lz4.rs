@@ -24,21 +24,38 @@ pub fn batch(pieces: &[Bytes]) -> Option<Bytes> {
             &joined
         }
     };
-    let worth = body.len() - body.len() * SAVED_EIGHTHS / 8;
-    let mut out = BytesMut::zeroed(HEADER_BYTES + LENGTH_BYTES + block::get_maximum_output_size(body.len()));
-    let bytes = block::compress_into(body, out.get_mut(HEADER_BYTES + LENGTH_BYTES..)?).ok()?;
-    if LENGTH_BYTES + bytes >= worth {
+    let mut out = Vec::new();
+    append(body, &mut out).then(|| out.into())
+}
+
+/// Puts the whole frame of a batch, compressed, behind `out`, and says so; where that saves too little, nothing.
+pub fn append(body: &[u8], out: &mut Vec<u8>) -> bool {
+    let start = out.len();
+    let bytes = frame(body, out);
+    out.truncate(start + bytes.unwrap_or(0));
+    bytes.is_some()
+}
+
+/// Writes the frame behind `out`, which is longer than it afterwards; gives its bytes.
+fn frame(body: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+    let start = out.len();
+    out.resize(start + HEADER_BYTES + LENGTH_BYTES + block::get_maximum_output_size(body.len()), 0);
+    let (head, rest) = out.get_mut(start..)?.split_first_chunk_mut::<HEADER_BYTES>()?;
+    let (length, block) = rest.split_first_chunk_mut::<LENGTH_BYTES>()?;
+    let bytes = LENGTH_BYTES + block::compress_into(body, block).ok()?;
+    if bytes >= body.len() - body.len() * SAVED_EIGHTHS / 8 {
         return None;
     }
-    let (head, rest) = out.split_at_mut_checked(HEADER_BYTES)?;
-    head.copy_from_slice(&header(FrameKind::BatchLz4, LENGTH_BYTES + bytes).ok()?);
-    rest.first_chunk_mut::<LENGTH_BYTES>()?.copy_from_slice(&u32::try_from(body.len()).ok()?.to_be_bytes());
-    out.truncate(HEADER_BYTES + LENGTH_BYTES + bytes);
-    Some(out.freeze())
+    *head = header(FrameKind::BatchLz4, bytes).ok()?;
+    *length = u32::try_from(body.len()).ok()?.to_be_bytes();
+    Some(HEADER_BYTES + bytes)
 }
 
 /// The batch in a compressed frame's body.
-pub(super) fn restored(mut body: Bytes) -> Result<Bytes, FrameError> {
+///
+/// # Errors
+/// No LZ4 block, or one of another length than it says.
+pub fn restored(mut body: Bytes) -> Result<Bytes, FrameError> {
     let outside = |bytes: usize| FrameError::OutOfBounds { kind: FrameKind::BatchLz4, bytes: bytes as u64 };
     let bytes = body.try_get_u32().map_err(|_| FrameError::Truncated)? as usize;
     if bytes > BATCH_BYTES_MAX || bytes > body.len().saturating_mul(RATIO_MAX) {

@@ -124,13 +124,13 @@ impl Held {
         Ok(decoder)
     }
 
-    /// The messages of these runs. Those that lie side by side are read at once; those from beside the lake are checked.
-    pub(super) async fn messages(&self, runs: &[Run]) -> Result<Vec<Bytes>, LakeError> {
-        let mut messages = Vec::with_capacity(runs.len());
-        let is_next = |a: &Run, b: &Run| a.block == b.block && a.at + a.bytes == b.at;
+    /// What is kept of these runs. Those that lie side by side are read at once; those from beside the lake are checked.
+    pub(super) async fn kept(&self, runs: &[Run]) -> Result<Vec<Bytes>, LakeError> {
+        let mut found = Vec::with_capacity(runs.len());
+        let is_next = |a: &Run, b: &Run| a.block == b.block && a.at + a.kept_bytes == b.at;
         for side_by_side in runs.chunk_by(is_next) {
             let (Some(first), Some(last)) = (side_by_side.first(), side_by_side.last()) else { continue };
-            let range = first.at as usize..last.at as usize + last.bytes as usize;
+            let range = first.at as usize..last.at as usize + last.kept_bytes as usize;
             let place = self.place(first.block)?;
             let is_inside = |messages: &Bytes| range.end <= messages.len();
             let (all, is_checked) = match place {
@@ -144,18 +144,18 @@ impl Held {
             };
             for run in side_by_side {
                 let start = (run.at - first.at) as usize;
-                let end = start + run.bytes as usize;
+                let end = start + run.kept_bytes as usize;
                 if all.len() < end {
                     return Err(damaged("it is shorter than it was"));
                 }
-                let message = all.slice(start..end);
-                if !is_checked && *blake3::hash(&message).as_bytes() != run.digest {
+                let kept = all.slice(start..end);
+                if !is_checked && !run.is_kept_as(&kept) {
                     return Err(damaged("its bytes are not those that were written"));
                 }
-                messages.push(message);
+                found.push(kept);
             }
         }
-        Ok(messages)
+        Ok(found)
     }
 
     fn place(&self, block: u32) -> Result<Place, LakeError> {

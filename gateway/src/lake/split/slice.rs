@@ -1,19 +1,16 @@
 //! One subscriber's rows of a split, piece by piece.
 
 use super::held::damaged;
-use super::{Held, Run};
+use super::{AS_IT_IS_BYTES_MIN, Held, Run};
 use crate::lake::error::LakeError;
 use crate::lake::scrub::scrub_batch;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use bytes::Bytes;
+use lingqu_protocol::frame::{HEADER_BYTES, lz4};
 use lingqu_protocol::ipc::{BATCH_ROWS_MAX, Decoder};
 use lingqu_protocol::rows::RowsSum;
 use std::sync::Arc;
-
-/// Bytes of a message from which on it goes as it is beside others: of a smaller one a good part is its head, and several
-/// together are one message of its size.
-const AS_IT_IS_BYTES_MIN: usize = 8 << 10;
 
 /// What one subscriber's slice is made of.
 pub struct Slice {
@@ -31,6 +28,15 @@ pub struct Cursor {
     decoder: Option<Decoder>,
 }
 
+/// How a receiver takes rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Takes<'a> {
+    /// Places of the columns; none for all of them, in messages that lie ready.
+    pub columns: Option<&'a [usize]>,
+    /// Messages in compressed frames, too.
+    pub lz4: bool,
+}
+
 /// What comes next of a slice.
 pub enum Piece {
     /// Messages that can be sent as they are.
@@ -41,12 +47,29 @@ pub enum Piece {
 
 /// An Arrow message of some rows of one region, all columns.
 pub struct Frame {
-    /// The message.
-    pub body: Bytes,
-    /// BLAKE3 of it.
+    /// The message, as it travels.
+    pub body: Body,
+    /// Bytes of the message.
+    pub bytes: usize,
+    /// BLAKE3 of the message.
     pub digest: [u8; 32],
     /// Count and sum of its rows.
     pub sum: RowsSum,
+}
+
+/// How a message travels.
+pub enum Body {
+    /// As it is: the frame's head comes before it.
+    Plain(Bytes),
+    /// The whole frame that holds it, compressed.
+    Lz4(Bytes),
+}
+
+impl Takes<'_> {
+    /// Bytes that wait for the receiver while it takes this run.
+    pub(super) const fn waiting(&self, run: &Run) -> usize {
+        (if self.lz4 && self.columns.is_none() { run.kept_bytes } else { run.bytes }) as usize
+    }
 }
 
 impl Slice {
@@ -68,32 +91,32 @@ impl Slice {
     }
 
     /// What comes next, of about `bytes_aim` at most; `next` is where it is. With all columns, messages come as they lie where they
-    /// are large enough; with `columns`, rows that share what was read, and nothing else is in them. `None` at the end.
+    /// are large enough; with some, rows that share what was read, and nothing else is in them. `None` at the end.
     ///
     /// # Errors
     /// Damaged or gone beside the lake: it is made again by whoever asks next.
     pub async fn next(
         &self,
         next: &mut Cursor,
-        columns: Option<&[usize]>,
+        takes: Takes<'_>,
         bytes_aim: usize,
     ) -> Result<Option<Piece>, LakeError> {
         let Some(first) = self.runs.get(next.run) else { return Ok(None) };
         // What was begun in parts goes on so, however much may wait by now.
-        if first.bytes as usize > bytes_aim || next.row > 0 {
-            return self.part(first, next, columns, bytes_aim).await.map(Some);
+        if takes.waiting(first) > bytes_aim || next.row > 0 {
+            return self.part(first, next, takes, bytes_aim).await.map(Some);
         }
-        let runs = self.piece(next.run, bytes_aim);
-        let messages = self.held.messages(runs).await?;
+        let runs = self.piece(next.run, takes, bytes_aim);
+        let kept = self.held.kept(runs).await?.into_iter().zip(runs);
         next.run += runs.len();
-        let bytes: usize = messages.iter().map(Bytes::len).sum();
-        if columns.is_none() && (runs.len() == 1 || bytes / runs.len() >= AS_IT_IS_BYTES_MIN) {
-            let frame = |(body, run): (Bytes, &Run)| Frame { body, digest: run.digest, sum: run.sum() };
-            return Ok(Some(Piece::Ready(messages.into_iter().zip(runs).map(frame).collect())));
+        let bytes: usize = runs.iter().map(|run| run.bytes as usize).sum();
+        if takes.columns.is_none() && (runs.len() == 1 || bytes / runs.len() >= AS_IT_IS_BYTES_MIN) {
+            let frames = kept.map(|(kept, run)| run.frame(kept, takes.lz4)).collect::<Result<_, _>>()?;
+            return Ok(Some(Piece::Ready(frames)));
         }
-        let mut batches = Vec::with_capacity(messages.len());
-        for message in messages {
-            batches.push(self.decoded(message, next, columns)?);
+        let mut batches = Vec::with_capacity(runs.len());
+        for (kept, run) in kept {
+            batches.push(self.decoded(run.message(kept)?, next, takes.columns)?);
         }
         let Some(first) = batches.first() else { return Ok(None) };
         let rows = match batches.len() {
@@ -104,15 +127,9 @@ impl Slice {
     }
 
     /// A part of a run that is more than what may wait for its reader: read again for each, and not held in between.
-    async fn part(
-        &self,
-        run: &Run,
-        next: &mut Cursor,
-        columns: Option<&[usize]>,
-        bytes_aim: usize,
-    ) -> Result<Piece, LakeError> {
-        let message = self.held.messages(std::slice::from_ref(run)).await?.pop().unwrap_or_default();
-        let rows = self.decoded(message, next, columns)?;
+    async fn part(&self, run: &Run, next: &mut Cursor, takes: Takes<'_>, bytes_aim: usize) -> Result<Piece, LakeError> {
+        let kept = self.held.kept(std::slice::from_ref(run)).await?.pop().unwrap_or_default();
+        let rows = self.decoded(run.message(kept)?, next, takes.columns)?;
         let left = rows.num_rows().saturating_sub(next.row);
         let most = (rows.num_rows() * bytes_aim / run.bytes.max(1) as usize).clamp(1, left.max(1));
         // Rebuilt: it would hold all of the run.
@@ -137,14 +154,29 @@ impl Slice {
     }
 
     /// The runs from this one on that make a piece: one at least.
-    fn piece(&self, from: usize, bytes_aim: usize) -> &[Run] {
+    fn piece(&self, from: usize, takes: Takes<'_>, bytes_aim: usize) -> &[Run] {
         let rest = self.runs.get(from..).unwrap_or_default();
         let sizes = rest.iter().scan((0usize, 0u64), |(bytes, rows), run| {
-            *bytes += run.bytes as usize;
+            *bytes += takes.waiting(run);
             *rows += run.sum().count;
             Some(*bytes <= bytes_aim && *rows <= BATCH_ROWS_MAX as u64)
         });
         let most = sizes.take_while(|fits| *fits).count();
         rest.get(..most.max(1).min(rest.len())).unwrap_or_default()
+    }
+}
+
+impl Run {
+    /// Its message, out of what is kept of it.
+    fn message(&self, kept: Bytes) -> Result<Bytes, LakeError> {
+        if self.is_lz4 { lz4::restored(kept.slice(HEADER_BYTES.min(kept.len())..)).map_err(damaged) } else { Ok(kept) }
+    }
+
+    fn frame(&self, kept: Bytes, takes_lz4: bool) -> Result<Frame, LakeError> {
+        let body = match self.is_lz4 && takes_lz4 {
+            true => Body::Lz4(kept),
+            false => Body::Plain(self.message(kept)?),
+        };
+        Ok(Frame { body, bytes: self.bytes as usize, digest: self.digest, sum: self.sum() })
     }
 }

@@ -1,5 +1,6 @@
 use super::*;
 use arrow::array::{Array, ArrayRef, Int64Array, StringArray};
+use lingqu_protocol::frame::{Decoder as Frames, Event};
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use std::sync::Arc;
@@ -10,9 +11,21 @@ fn lake() -> Lake {
     Lake::new(Arc::new(InMemory::new()))
 }
 
+/// All columns, in messages as they are.
+const PLAIN: Takes<'static> = Takes { columns: None, lz4: false };
+
+/// All columns, in compressed frames too.
+const LZ4: Takes<'static> = Takes { columns: None, lz4: true };
+
 fn batch(rows: &[(Option<usize>, i64)]) -> RecordBatch {
+    wide(rows, 1)
+}
+
+/// Rows whose text says the same so many times.
+fn wide(rows: &[(Option<usize>, i64)], times: usize) -> RecordBatch {
     let codes: ArrayRef = Arc::new(StringArray::from_iter(rows.iter().map(|(code, _)| code.map(|at| CODES[at]))));
-    let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, n)| format!("secret-{n}"))));
+    let name = |n: &i64| format!("secret-{n}").repeat(times);
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, n)| name(n))));
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, n)| *n)));
     RecordBatch::try_from_iter_with_nullable([("region", codes, true), ("name", names, true), ("n", numbers, true)])
         .unwrap()
@@ -32,7 +45,7 @@ async fn split(lake: &Lake, batches: &[RecordBatch], spilled: bool) -> Split {
 
 /// The next rows, made from messages where they would go as they are.
 async fn next(slice: &Slice, cursor: &mut Cursor, columns: &[usize], aim: usize) -> Option<RecordBatch> {
-    match slice.next(cursor, Some(columns), aim).await.unwrap()? {
+    match slice.next(cursor, Takes { columns: Some(columns), lz4: true }, aim).await.unwrap()? {
         Piece::Rows(rows) => Some(rows),
         Piece::Ready(_) => panic!("some columns do not go as they are"),
     }
@@ -56,6 +69,19 @@ async fn slice(split: &Split, own: &str, aim: usize) -> Vec<i64> {
     found
 }
 
+/// The message that a frame brings to its receiver.
+fn message(frame: &Frame) -> Bytes {
+    let body = match &frame.body {
+        Body::Plain(message) => return message.clone(),
+        Body::Lz4(body) => body.clone(),
+    };
+    let mut frames = Frames::default().taking_lz4();
+    frames.push(body);
+    let Some(Event::Batch(message)) = frames.next().unwrap() else { panic!("one frame, and whole") };
+    frames.finish().unwrap();
+    message
+}
+
 fn region(own: &str) -> RegionSlice {
     RegionSlice::new(own.parse().unwrap(), &[], "2026-11-22".parse().unwrap())
 }
@@ -69,9 +95,10 @@ proptest! {
         aim in 1usize..4000,
         cut in 1usize..60,
         spilled: bool,
+        times in prop_oneof![Just(1usize), Just(60)],
     ) {
         let rows: Vec<(Option<usize>, i64)> = codes.iter().zip(0i64..).map(|(code, n)| (*code, n)).collect();
-        let batches: Vec<RecordBatch> = rows.chunks(cut).map(batch).collect();
+        let batches: Vec<RecordBatch> = rows.chunks(cut).map(|rows| wide(rows, times)).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let lake = lake();
@@ -120,7 +147,7 @@ async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
     let last = bytes.len() - 20;
     bytes[last] ^= 1;
     lake.put_new(&object, vec![bytes.into()]).await.unwrap();
-    assert!(held.slice(&region("441900")).next(&mut Cursor::default(), None, 1000).await.is_err());
+    assert!(held.slice(&region("441900")).next(&mut Cursor::default(), PLAIN, 1000).await.is_err());
     clear(&lake).await.unwrap();
     assert!(lake.len(&object).await.unwrap().is_none());
 }
@@ -144,19 +171,24 @@ async fn rows_of_one_region_from_many_batches_are_read_at_once() {
 
 #[tokio::test]
 async fn nothing_of_another_region_is_in_a_slice() {
-    let rows = batch(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)]);
-    for spilled in [false, true] {
+    // Kept as it is, and compressed.
+    for (spilled, times) in [(false, 1), (true, 1), (false, 2_000), (true, 2_000)] {
+        let rows = wide(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)], times);
         let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
+        assert!(split.runs.iter().all(|run| run.is_lz4 == (times > 1)));
         let own = split.slice(&region("440304"));
-        let found = next(&own, &mut Cursor::default(), &[1, 2], 1000).await.unwrap();
+        let found = next(&own, &mut Cursor::default(), &[1, 2], 1 << 20).await.unwrap();
         let mut encoder = Encoder::new(found.schema()).unwrap();
         let mut wire = encoder.schema().unwrap().to_vec();
         wire.extend(encoder.batch(&found).unwrap().0.concat());
-        let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), None, 1000).await.unwrap() else {
-            panic!("all columns go as they are");
-        };
-        let as_it_is = ready.iter().flat_map(|frame| frame.body.to_vec()).collect();
-        for wire in [wire, as_it_is] {
+        let mut wires = vec![wire];
+        for takes in [PLAIN, LZ4] {
+            let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), takes, 1 << 20).await.unwrap() else {
+                panic!("all columns go as they are");
+            };
+            wires.push(ready.iter().flat_map(|frame| message(frame).to_vec()).collect());
+        }
+        for wire in wires {
             let text = String::from_utf8_lossy(&wire).into_owned();
             assert!(text.contains("secret-22"));
             for other in ["secret-11", "secret-33", "secret-44"] {
@@ -171,19 +203,24 @@ async fn nothing_of_another_region_is_in_a_slice() {
 async fn messages_that_are_ready_say_what_they_hold() {
     let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some([2, 4][n as usize % 2]), n)).collect();
     let rows = batch(&rows);
-    for spilled in [false, true] {
+    for (spilled, takes) in [(false, PLAIN), (true, PLAIN), (false, LZ4), (true, LZ4)] {
         let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
         let own = split.slice(&region("440304"));
         let (mut cursor, mut sum, mut found) = (Cursor::default(), RowsSum::default(), 0u64);
         let mut decoder = split.held().decoder().unwrap();
         let mut digest = RowsDigest::of_schema(&rows.schema()).unwrap();
         let mut frames = 0;
-        while let Some(piece) = own.next(&mut cursor, None, 1 << 20).await.unwrap() {
+        while let Some(piece) = own.next(&mut cursor, takes, 1 << 20).await.unwrap() {
             let Piece::Ready(ready) = piece else { panic!("all columns go as they are") };
             for frame in ready {
-                assert_eq!(*blake3::hash(&frame.body).as_bytes(), frame.digest);
-                assert!(frame.body.len() < 2 * RUN_BYTES_MAX, "{} bytes", frame.body.len());
-                let batch = decoder.decode(frame.body).unwrap().unwrap();
+                let message = message(&frame);
+                match frame.body {
+                    Body::Plain(_) => assert!(!takes.lz4 || message.len() < AS_IT_IS_BYTES_MIN, "these become smaller"),
+                    Body::Lz4(body) => assert!(takes.lz4 && body.len() < message.len()),
+                }
+                assert_eq!((*blake3::hash(&message).as_bytes(), message.len()), (frame.digest, frame.bytes));
+                assert!(message.len() < 2 * RUN_BYTES_MAX, "{} bytes", message.len());
+                let batch = decoder.decode(message).unwrap().unwrap();
                 assert_eq!(frame.sum.count, batch.num_rows() as u64);
                 digest.update(&batch).unwrap();
                 sum.merge(&frame.sum);
@@ -223,23 +260,46 @@ async fn what_a_slow_receiver_holds_is_its_own() {
     let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some([2, 4][n as usize % 2]), n)).collect();
     let split = split(&lake(), &[batch(&rows)], false).await;
     let own = split.slice(&region("440304"));
-    let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), None, 200 << 10).await.unwrap() else {
-        panic!("all columns go as they are");
+    for takes in [PLAIN, LZ4] {
+        let one = takes.waiting(split.runs.first().unwrap());
+        let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), takes, one).await.unwrap() else {
+            panic!("all columns go as they are");
+        };
+        let [Frame { body: Body::Plain(bytes) | Body::Lz4(bytes), .. }] = ready.as_slice() else { panic!("one frame") };
+        assert!(bytes.is_unique(), "a view of its block would hold all of it");
+    }
+}
+
+/// What compression does not make smaller is kept as it is, and so is what is too small to go by itself.
+#[tokio::test]
+async fn what_would_not_become_smaller_is_not_compressed() {
+    let mut state = 1u64;
+    let mut noise = |bytes: usize| -> String {
+        let next = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'!' + (state >> 57) as u8 % 90)
+        });
+        next.take(bytes).collect()
     };
-    assert_eq!(ready.len(), 1);
-    assert!(ready.into_iter().all(|frame| frame.body.is_unique()), "a view of its block would hold all of it");
+    for bytes in [20_000, 10] {
+        let codes: ArrayRef = Arc::new(StringArray::from_iter_values(["440304"; 5]));
+        let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..5).map(|_| noise(bytes))));
+        let rows = RecordBatch::try_from_iter_with_nullable([("region", codes, true), ("name", names, true)]).unwrap();
+        let split = split(&lake(), &[rows], false).await;
+        assert!(split.runs.iter().all(|run| !run.is_lz4 && run.kept_bytes == run.bytes), "{bytes}");
+    }
 }
 
 /// More and less may wait for each while a slice is sent: nothing comes twice, and nothing is left out.
 #[tokio::test]
 async fn pieces_may_change_their_size_at_any_time() {
     let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some(2), n)).collect();
-    for spilled in [false, true] {
+    for (spilled, takes) in [(false, PLAIN), (true, PLAIN), (false, LZ4), (true, LZ4)] {
         let split = split(&lake(), &[batch(&rows)], spilled).await;
         let own = split.slice(&region("440304"));
         let (mut cursor, mut sum, mut pieces) = (Cursor::default(), 0, [0; 2]);
         for aim in [16 << 10, 1 << 20, 20 << 10, 300 << 10].into_iter().cycle() {
-            match own.next(&mut cursor, None, aim).await.unwrap() {
+            match own.next(&mut cursor, takes, aim).await.unwrap() {
                 None => break,
                 Some(Piece::Ready(ready)) => {
                     sum += ready.iter().map(|frame| frame.sum.count).sum::<u64>();
@@ -271,9 +331,9 @@ async fn small_messages_are_joined() {
     assert_eq!(split.runs.len(), 20);
     let own = split.slice(&region("440304"));
     let mut cursor = Cursor::default();
-    let Some(Piece::Rows(rows)) = own.next(&mut cursor, None, 1 << 20).await.unwrap() else { panic!("joined") };
+    let Some(Piece::Rows(rows)) = own.next(&mut cursor, LZ4, 1 << 20).await.unwrap() else { panic!("joined") };
     assert_eq!((rows.num_rows(), rows.num_columns()), (20, 3));
-    assert!(own.next(&mut cursor, None, 1 << 20).await.unwrap().is_none());
+    assert!(own.next(&mut cursor, LZ4, 1 << 20).await.unwrap().is_none());
 }
 
 #[tokio::test]
@@ -285,7 +345,7 @@ async fn what_is_let_go_of_is_gone_for_its_readers_and_not_wrong() {
     assert!(split.held().is_in_memory());
     split.held().let_go();
     assert!(!split.held().is_in_memory() && split.held().memory_bytes() == 0);
-    assert!(own.next(&mut Cursor::default(), None, 1000).await.is_err(), "it is asked for again, and made anew");
+    assert!(own.next(&mut Cursor::default(), LZ4, 1000).await.is_err(), "it is asked for again, and made anew");
 }
 
 #[tokio::test]
