@@ -288,7 +288,7 @@ impl<D: Dial> Run<'_, D> {
             Ok(end) => end,
             Err(error) => return Err(reason(control, error).await),
         };
-        let Taking { pieces, answer: taken } = taking;
+        let Taking { pieces, answer: taken, .. } = taking;
         // A sink that went away has said why.
         let _gone = pieces.send(Piece::End(Box::new(end))).await;
         drop(pieces);
@@ -369,12 +369,12 @@ async fn flow<C: Channel>(
             frame = reader.next() => match frame? {
                 Some(Event::Batch(body)) => {
                     meter.add(body.len() as u64);
-                    let sent = tokio::select! {
-                        sent = taking.pieces.send(Piece::Frame(body)) => sent,
+                    let taken = tokio::select! {
+                        taken = taking.frame(body) => taken,
                         // A permission that ends is heard while the sink is slow.
                         fault = refusal(control, &mut end) => return Err(fault),
                     };
-                    if sent.is_err() {
+                    if !taken {
                         return Err(failed(taking).await);
                     }
                 }

@@ -15,10 +15,14 @@ use lingqu_protocol::ipc::{BatchRoot, Decoder};
 use lingqu_protocol::rows::{RowsDigest, RowsSum};
 use lingqu_protocol::wire::{Slice, SliceEnd};
 use std::path::Path;
-use tokio::sync::{mpsc, oneshot};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// Frames that wait for the sink.
-const WAITING_FRAMES: usize = 4;
+/// Bytes of frames that wait for the sink, or one frame that is larger: while one is checked and written, others come in.
+const WAITING_BYTES: usize = 2 << 20;
+
+/// Frames that wait for the sink, however small they are.
+const WAITING_FRAMES: usize = 64;
 
 /// What a version came to, once it is durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,7 +66,7 @@ enum Order {
 
 /// What comes of a slice.
 pub(super) enum Piece {
-    Frame(Bytes),
+    Frame(Bytes, OwnedSemaphorePermit),
     End(Box<SliceEnd>),
 }
 
@@ -75,6 +79,16 @@ pub(super) struct Worker {
 pub(super) struct Taking {
     pub(super) pieces: mpsc::Sender<Piece>,
     pub(super) answer: oneshot::Receiver<Result<Taken, AgentError>>,
+    room: Arc<Semaphore>,
+}
+
+impl Taking {
+    /// Hands a frame to the sink, once there is room for it; `false` where the sink takes no more.
+    pub(super) async fn frame(&self, body: Bytes) -> bool {
+        let bytes = body.len().min(WAITING_BYTES) as u32;
+        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await else { return false };
+        self.pieces.send(Piece::Frame(body, room)).await.is_ok()
+    }
 }
 
 impl Worker {
@@ -101,7 +115,7 @@ impl Worker {
         let (answer, taken) = oneshot::channel();
         let order = Order::Slice { slice, columns, pieces: queue, answer };
         self.orders.send(order).await.map_err(|_| ended())?;
-        Ok(Taking { pieces, answer: taken })
+        Ok(Taking { pieces, answer: taken, room: Arc::new(Semaphore::new(WAITING_BYTES)) })
     }
 }
 
@@ -172,7 +186,8 @@ impl<'a> Taker<'a> {
         loop {
             match pieces.blocking_recv() {
                 None => return Ok(None),
-                Some(Piece::Frame(body)) => self.frame(body)?,
+                // Its room is given back once it is done with.
+                Some(Piece::Frame(body, _room)) => self.frame(body)?,
                 Some(Piece::End(end)) => return self.end(&end).map(Some),
             }
         }

@@ -28,8 +28,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Batches that wait to be checked while the next come in.
-const CHECKED_LATER: usize = 4;
+/// Batches that wait to be checked while the next come in: of 128 KiB each what an agent has room for.
+const CHECKED_LATER: usize = 16;
 
 /// Bytes that a slow subscriber has room for.
 const SLOW_WINDOW_BYTES: u32 = 16 << 10;

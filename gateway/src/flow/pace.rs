@@ -1,7 +1,7 @@
 //! Whether rows that are made for one receiver are worth compressing (what lies ready for all is compressed once:
-//! [`crate::lake::split`]): where the link takes longer for a byte than it costs to make two into one. Nobody says
-//! how fast a link is, so it is seen: how long what was sent had to wait for room. As long as all of it fits into the windows
-//! (8 MiB, less where many are served) nothing waits, and nothing is known: a small version on a slow link goes as it is.
+//! [`crate::lake::split`]): where the link takes longer for a byte than it costs to make two into one. Nobody says how fast a
+//! link is, so it is seen: how long what was sent had to wait for room. As long as all of it fits into the windows (8 MiB, less
+//! where many are served) nothing waits, and nothing is known: they go as they are.
 
 use std::time::Duration;
 

@@ -71,7 +71,7 @@ impl<S: SendHalf> Sending<S> {
         };
         let first = sending.encoder.schema().map_err(|e| FlowError::Machine(e.to_string()))?;
         sending.root.add(std::iter::once(&first[..]));
-        sending.frame(vec![first]).await?;
+        sending.frame(vec![first], 0).await?;
         Ok(sending)
     }
 
@@ -102,36 +102,31 @@ impl<S: SendHalf> Sending<S> {
         self.leash.check()?;
         self.root.add_hashed(message.bytes, &message.digest);
         self.digest.add_sum(&message.sum);
+        let (bytes, rows) = (message.bytes, message.sum.count);
         match message.body {
-            Body::Plain(body) => self.frame(vec![body]).await?,
-            Body::Lz4(frame) => self.pieces([frame], message.bytes).await?,
+            // Of what the receiver takes, it would have been compressed if that made it smaller.
+            Body::Plain(body) => self.plain(vec![body], bytes, rows).await,
+            Body::Lz4(frame) => self.pieces([frame], bytes, rows).await,
         }
-        self.moved(message.sum.count);
-        Ok(())
     }
 
     /// Sends what was made of rows.
     pub(super) async fn send(&mut self, Encoded { body, rows }: Encoded) -> Result<(), FlowError> {
-        self.frame(body).await?;
-        self.moved(rows);
-        Ok(())
-    }
-
-    fn moved(&self, rows: u64) {
-        metrics::sent_rows(rows);
-        self.leash.moved().add(0, rows);
+        self.frame(body, rows).await
     }
 
     /// Sends a batch: as it is, or compressed where that is worth it.
-    async fn frame(&mut self, body: Vec<Bytes>) -> Result<(), FlowError> {
+    async fn frame(&mut self, body: Vec<Bytes>, rows: u64) -> Result<(), FlowError> {
         let bytes: usize = body.iter().map(Bytes::len).sum();
         match self.compressed(&body) {
-            Some(frame) => self.pieces([frame], bytes).await,
-            None => {
-                let head = Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?);
-                self.pieces(std::iter::once(head).chain(body), bytes).await
-            }
+            Some(frame) => self.pieces([frame], bytes, rows).await,
+            None => self.plain(body, bytes, rows).await,
         }
+    }
+
+    async fn plain(&mut self, body: Vec<Bytes>, bytes: usize, rows: u64) -> Result<(), FlowError> {
+        let head = Bytes::copy_from_slice(&frame::header(FrameKind::Batch, bytes)?);
+        self.pieces(std::iter::once(head).chain(body), bytes, rows).await
     }
 
     fn compressed(&mut self, body: &[Bytes]) -> Option<Bytes> {
@@ -151,6 +146,7 @@ impl<S: SendHalf> Sending<S> {
         &mut self,
         pieces: impl IntoIterator<Item = Bytes, IntoIter: Send>,
         batch_bytes: usize,
+        rows: u64,
     ) -> Result<(), FlowError> {
         let (mut bytes, since) = (0, Instant::now());
         for piece in pieces {
@@ -161,7 +157,8 @@ impl<S: SendHalf> Sending<S> {
             pace.sent(bytes, since.elapsed());
         }
         metrics::sent(bytes as u64);
-        self.leash.moved().add(batch_bytes as u64, 0);
+        metrics::sent_rows(rows);
+        self.leash.moved().add(batch_bytes as u64, rows);
         Ok(())
     }
 }

@@ -1,11 +1,11 @@
 //! Rows of one step between versions, read once and put in order by region, so that any number of subscribers get their
 //! own without anything being read or decoded again. They are kept as they will be sent: one Arrow message for each run of a
 //! region, rebuilt from visible values, with its digest and the sum of its rows; of a small step in memory, of a large one
-//! beside the lake, where a slice is exactly the bytes of its own rows. A message that goes as it lies is kept as the frame that
-//! it travels in, compressed where that makes it smaller: once, and not for each receiver. As many rows as memory allows are
-//! gathered before they are put in order: of thousands of regions each has few rows in what is read at a time, and a message of
-//! few rows is mostly its head. What lies in memory can be moved beside the lake at any time ([`Held::move_out`]): who reads a slice of it does
-//! not notice.
+//! beside the lake, where a slice is exactly the bytes of its own rows. A message that goes as it lies is kept as the
+//! compressed frame that it travels in where that is smaller: once, and not for each receiver. As many rows as memory allows
+//! are gathered before they are put in order: of thousands of regions each has few rows in what is read at a time, and a
+//! message of few rows is mostly its head. What lies in memory can be moved beside the lake at any time
+//! ([`Held::move_out`]): who reads a slice of it does not notice.
 
 mod gathered;
 mod held;
@@ -63,8 +63,7 @@ struct Run {
     /// Where it lies in its block: its message, or the compressed frame that holds it.
     at: u32,
     kept_bytes: u32,
-    is_lz4: bool,
-    /// What finds damage of what lies there. Whoever takes the rows compares BLAKE3 hashes.
+    /// XXH3 of what lies there: it finds damage.
     kept_hash: u64,
     /// Of its message.
     bytes: u32,
@@ -77,6 +76,11 @@ struct Run {
 impl Run {
     fn sum(&self) -> RowsSum {
         RowsSum::from_bytes(&self.sum)
+    }
+
+    /// Whether a compressed frame is kept of it: it is shorter than the message.
+    const fn is_lz4(&self) -> bool {
+        self.kept_bytes < self.bytes
     }
 
     fn is_kept_as(&self, kept: &[u8]) -> bool {
@@ -245,8 +249,7 @@ fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Re
         message.clear();
         pieces.iter().for_each(|piece| message.extend_from_slice(piece));
         let at = kept.len();
-        let is_lz4 = bytes >= AS_IT_IS_BYTES_MIN && lz4::append(&message, &mut kept);
-        if !is_lz4 {
+        if bytes < AS_IT_IS_BYTES_MIN || !lz4::append(&message, &mut kept) {
             kept.extend_from_slice(&message);
         }
         let lies = kept.get(at..).unwrap_or_default();
@@ -256,7 +259,6 @@ fn messages(gathered: Gathered, schema: SchemaRef, batch: u32, block: u32) -> Re
             block,
             at: at as u32,
             kept_bytes: lies.len() as u32,
-            is_lz4,
             kept_hash: XxHash3_64::oneshot(lies),
             bytes: bytes as u32,
             digest: *blake3::hash(&message).as_bytes(),

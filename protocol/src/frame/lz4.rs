@@ -51,11 +51,20 @@ fn frame(body: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     Some(HEADER_BYTES + bytes)
 }
 
-/// The batch in a compressed frame's body.
+/// The batch in a whole frame, as [`append`] made it.
 ///
 /// # Errors
-/// No LZ4 block, or one of another length than it says.
-pub fn restored(mut body: Bytes) -> Result<Bytes, FrameError> {
+/// Another frame, or one that is damaged.
+pub fn message(mut frame: Bytes) -> Result<Bytes, FrameError> {
+    let head = frame.split_to(HEADER_BYTES.min(frame.len()));
+    if head != header(FrameKind::BatchLz4, frame.len())?[..] {
+        return Err(FrameError::Truncated);
+    }
+    restored(frame)
+}
+
+/// The batch in a compressed frame's body.
+pub(super) fn restored(mut body: Bytes) -> Result<Bytes, FrameError> {
     let outside = |bytes: usize| FrameError::OutOfBounds { kind: FrameKind::BatchLz4, bytes: bytes as u64 };
     let bytes = body.try_get_u32().map_err(|_| FrameError::Truncated)? as usize;
     if bytes > BATCH_BYTES_MAX || bytes > body.len().saturating_mul(RATIO_MAX) {
@@ -89,7 +98,14 @@ mod tests {
             let pieces: Vec<Bytes> = text.chunks(cut).map(Bytes::copy_from_slice).collect();
             if let Some(frame) = batch(&pieces) {
                 prop_assert!(frame.len() - HEADER_BYTES < text.len());
-                prop_assert_eq!(restored(body(&frame)).unwrap(), text);
+                prop_assert_eq!(restored(body(&frame)).unwrap(), text.clone());
+                prop_assert_eq!(message(frame.clone()).unwrap(), text.clone());
+                prop_assert!(message(frame.slice(..frame.len() - 1)).is_err());
+                prop_assert!(message(frame.slice(1..)).is_err());
+                let mut out = b"before".to_vec();
+                prop_assert!(append(&text, &mut out));
+                prop_assert_eq!(&out[..6], b"before");
+                prop_assert_eq!(&out[6..], &frame[..]);
             }
         }
 
@@ -110,6 +126,9 @@ mod tests {
         })
         .take(10_000)
         .collect();
+        let mut out = b"before".to_vec();
+        assert!(!append(&noise, &mut out));
+        assert_eq!(out, b"before", "nothing is put behind it");
         assert!(batch(&[noise.into()]).is_none());
         assert!(batch(&[Bytes::from(vec![7; 10_000])]).unwrap().len() < 200);
         assert!(batch(&[Bytes::new()]).is_none());

@@ -7,7 +7,7 @@ use crate::lake::scrub::scrub_batch;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use bytes::Bytes;
-use lingqu_protocol::frame::{HEADER_BYTES, lz4};
+use lingqu_protocol::frame::lz4;
 use lingqu_protocol::ipc::{BATCH_ROWS_MAX, Decoder};
 use lingqu_protocol::rows::RowsSum;
 use std::sync::Arc;
@@ -66,9 +66,25 @@ pub enum Body {
 }
 
 impl Takes<'_> {
-    /// Bytes that wait for the receiver while it takes this run.
+    /// Bytes that wait for the receiver while it takes this run by itself.
     pub(super) const fn waiting(&self, run: &Run) -> usize {
-        (if self.lz4 && self.columns.is_none() { run.kept_bytes } else { run.bytes }) as usize
+        (if self.is_compressed(run) { run.kept_bytes } else { run.bytes }) as usize
+    }
+
+    /// Whether it is a part only that may wait. A compressed frame goes whole up to twice the aim: its parts would be restored
+    /// one by one, and be more bytes.
+    const fn is_parted(&self, run: &Run, bytes_aim: usize) -> bool {
+        self.waiting(run) > (if self.is_compressed(run) { bytes_aim.saturating_mul(2) } else { bytes_aim })
+    }
+
+    const fn is_compressed(&self, run: &Run) -> bool {
+        self.lz4 && self.columns.is_none() && run.is_lz4()
+    }
+
+    /// Whether these go as messages that lie ready.
+    fn are_ready(&self, runs: &[Run]) -> bool {
+        let bytes: usize = runs.iter().map(|run| run.bytes as usize).sum();
+        self.columns.is_none() && (runs.len() == 1 || bytes >= runs.len() * AS_IT_IS_BYTES_MIN)
     }
 }
 
@@ -103,14 +119,17 @@ impl Slice {
     ) -> Result<Option<Piece>, LakeError> {
         let Some(first) = self.runs.get(next.run) else { return Ok(None) };
         // What was begun in parts goes on so, however much may wait by now.
-        if takes.waiting(first) > bytes_aim || next.row > 0 {
+        if takes.is_parted(first, bytes_aim) || next.row > 0 {
             return self.part(first, next, takes, bytes_aim).await.map(Some);
         }
-        let runs = self.piece(next.run, takes, bytes_aim);
+        let mut runs = self.piece(next.run, bytes_aim, |run| takes.waiting(run));
+        if !takes.are_ready(runs) {
+            // They are restored, and become one message.
+            runs = self.piece(next.run, bytes_aim, |run| run.bytes as usize);
+        }
         let kept = self.held.kept(runs).await?.into_iter().zip(runs);
         next.run += runs.len();
-        let bytes: usize = runs.iter().map(|run| run.bytes as usize).sum();
-        if takes.columns.is_none() && (runs.len() == 1 || bytes / runs.len() >= AS_IT_IS_BYTES_MIN) {
+        if takes.are_ready(runs) {
             let frames = kept.map(|(kept, run)| run.frame(kept, takes.lz4)).collect::<Result<_, _>>()?;
             return Ok(Some(Piece::Ready(frames)));
         }
@@ -154,10 +173,10 @@ impl Slice {
     }
 
     /// The runs from this one on that make a piece: one at least.
-    fn piece(&self, from: usize, takes: Takes<'_>, bytes_aim: usize) -> &[Run] {
+    fn piece(&self, from: usize, bytes_aim: usize, waiting: impl Fn(&Run) -> usize) -> &[Run] {
         let rest = self.runs.get(from..).unwrap_or_default();
         let sizes = rest.iter().scan((0usize, 0u64), |(bytes, rows), run| {
-            *bytes += takes.waiting(run);
+            *bytes += waiting(run);
             *rows += run.sum().count;
             Some(*bytes <= bytes_aim && *rows <= BATCH_ROWS_MAX as u64)
         });
@@ -169,11 +188,15 @@ impl Slice {
 impl Run {
     /// Its message, out of what is kept of it.
     fn message(&self, kept: Bytes) -> Result<Bytes, LakeError> {
-        if self.is_lz4 { lz4::restored(kept.slice(HEADER_BYTES.min(kept.len())..)).map_err(damaged) } else { Ok(kept) }
+        let message = if self.is_lz4() { lz4::message(kept).map_err(damaged)? } else { kept };
+        if message.len() != self.bytes as usize {
+            return Err(damaged("a message of another length"));
+        }
+        Ok(message)
     }
 
     fn frame(&self, kept: Bytes, takes_lz4: bool) -> Result<Frame, LakeError> {
-        let body = match self.is_lz4 && takes_lz4 {
+        let body = match self.is_lz4() && takes_lz4 {
             true => Body::Lz4(kept),
             false => Body::Plain(self.message(kept)?),
         };

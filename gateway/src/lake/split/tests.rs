@@ -23,9 +23,25 @@ fn batch(rows: &[(Option<usize>, i64)]) -> RecordBatch {
 
 /// Rows whose text says the same so many times.
 fn wide(rows: &[(Option<usize>, i64)], times: usize) -> RecordBatch {
+    named(rows, |n| format!("secret-{n}").repeat(times))
+}
+
+/// Rows whose text, of so many bytes, does not become smaller.
+fn noisy(rows: &[(Option<usize>, i64)], bytes: usize) -> RecordBatch {
+    named(rows, |n| {
+        // From places far from each other.
+        let mut state = (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let next = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            char::from(b'!' + (state >> 57) as u8 % 90)
+        });
+        next.take(bytes).collect()
+    })
+}
+
+fn named(rows: &[(Option<usize>, i64)], name: impl Fn(i64) -> String) -> RecordBatch {
     let codes: ArrayRef = Arc::new(StringArray::from_iter(rows.iter().map(|(code, _)| code.map(|at| CODES[at]))));
-    let name = |n: &i64| format!("secret-{n}").repeat(times);
-    let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, n)| name(n))));
+    let names: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, n)| name(*n))));
     let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, n)| *n)));
     RecordBatch::try_from_iter_with_nullable([("region", codes, true), ("name", names, true), ("n", numbers, true)])
         .unwrap()
@@ -62,6 +78,27 @@ async fn read(slice: &Slice, aim: usize) -> Vec<i64> {
     found
 }
 
+/// The same of all columns, as a receiver gets them.
+async fn read_whole(split: &Split, own: &str, takes: Takes<'_>, aim: usize) -> Vec<i64> {
+    let (slice, mut cursor, mut found) = (split.slice(&region(own)), Cursor::default(), Vec::new());
+    let mut decoder = split.held().decoder().unwrap();
+    while let Some(piece) = slice.next(&mut cursor, takes, aim).await.unwrap() {
+        let batches = match piece {
+            Piece::Rows(rows) => {
+                // Only a row that is larger than that is larger than it, and what becomes one message is not.
+                assert!(rows.num_rows() == 1 || rows.get_array_memory_size() < 4 * aim + (16 << 10), "{aim}");
+                vec![rows]
+            }
+            Piece::Ready(frames) => frames.iter().map(|f| decoder.decode(message(f)).unwrap().unwrap()).collect(),
+        };
+        for batch in batches {
+            found.extend(batch.column(2).as_any().downcast_ref::<Int64Array>().unwrap().values());
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
 async fn slice(split: &Split, own: &str, aim: usize) -> Vec<i64> {
     let slice = split.slice(&region(own));
     let found = read(&slice, aim).await;
@@ -92,7 +129,7 @@ proptest! {
     #[test]
     fn every_slice_has_exactly_its_rows_in_memory_and_beside_the_lake(
         codes in prop::collection::vec(prop::option::weighted(0.9, 0usize..8), 1..200),
-        aim in 1usize..4000,
+        aim in prop_oneof![1usize..4000, 4000usize..1 << 17],
         cut in 1usize..60,
         spilled: bool,
         times in prop_oneof![Just(1usize), Just(60)],
@@ -111,6 +148,9 @@ proptest! {
                     .map(|(_, n)| *n)
                     .collect();
                 assert_eq!(slice(&split, own, aim).await, expected, "{own}");
+                for takes in [PLAIN, LZ4] {
+                    assert_eq!(read_whole(&split, own, takes, aim).await, expected, "{own}, {takes:?}");
+                }
             }
             // Out of memory in the middle of a read: nothing is lost, and nothing comes twice.
             let own = split.slice(&region("44"));
@@ -152,6 +192,68 @@ async fn what_lies_beside_the_lake_is_checked_and_goes_with_its_split() {
     assert!(lake.len(&object).await.unwrap().is_none());
 }
 
+#[tokio::test]
+async fn damage_of_a_compressed_message_is_found_however_it_is_read() {
+    let (lake, object) = (lake(), Path::from("splits/1/0"));
+    let held = split(&lake, &[wide(&[(Some(4), 1), (Some(4), 2)], 2_000)], true).await;
+    assert!(held.runs.len() == 1 && held.runs.iter().all(Run::is_lz4));
+    let own = held.slice(&region("441900"));
+    let some = Takes { columns: Some(&[2]), lz4: true };
+    let ways = [(LZ4, 1 << 20), (PLAIN, 1 << 20), (some, 1 << 20), (LZ4, 10), (PLAIN, 10)];
+    for (takes, aim) in ways {
+        assert!(own.next(&mut Cursor::default(), takes, aim).await.is_ok());
+    }
+    let whole = lake.get(&object, 1 << 20).await.unwrap();
+    // Kind, length of the frame, length of the message, and the block.
+    for at in [0, 2, 4, 6, 8, 9, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 1;
+        lake.remove(&object).await.unwrap();
+        lake.put_new(&object, vec![bytes.into()]).await.unwrap();
+        for (takes, aim) in ways {
+            assert!(own.next(&mut Cursor::default(), takes, aim).await.is_err(), "byte {at}, {takes:?}, {aim}");
+        }
+    }
+}
+
+/// Small messages beside one that compression makes small: what is joined is not more than may wait.
+#[tokio::test]
+async fn what_is_joined_is_counted_as_it_will_be() {
+    let mut splitter = Splitter::new(lake(), Path::from("splits/1"), batch(&[]).schema(), 0).unwrap();
+    splitter.memory_bytes_max = 0;
+    for n in 0..15 {
+        splitter.add(&batch(&[(Some(2), n)])).await.unwrap();
+    }
+    splitter.add(&wide(&[(Some(2), 15)], 12_000)).await.unwrap();
+    let split = splitter.finish().await.unwrap();
+    let large = split.runs.last().unwrap();
+    assert!(split.runs.len() == 16 && large.bytes > 100 << 10 && large.kept_bytes < 4 << 10);
+    let (own, mut cursor) = (split.slice(&region("440304")), Cursor::default());
+    let Some(Piece::Rows(rows)) = own.next(&mut cursor, LZ4, 16 << 10).await.unwrap() else { panic!("joined") };
+    assert_eq!(rows.num_rows(), 15);
+    let Some(Piece::Ready(ready)) = own.next(&mut cursor, LZ4, 16 << 10).await.unwrap() else { panic!("as it lies") };
+    assert!(matches!(ready.as_slice(), [Frame { body: Body::Lz4(_), .. }]));
+    assert!(own.next(&mut cursor, LZ4, 16 << 10).await.unwrap().is_none());
+}
+
+/// A compressed frame goes whole where it is not much more than may wait, and in parts where it is.
+#[tokio::test]
+async fn a_frame_that_is_much_more_than_may_wait_comes_in_parts() {
+    let rows: Vec<(Option<usize>, i64)> = (0..2_000).map(|n| (Some(2), n)).collect();
+    let split = split(&lake(), &[batch(&rows)], false).await;
+    let run = split.runs.first().unwrap();
+    let own = split.slice(&region("440304"));
+    for (takes, aim, is_whole) in [
+        (LZ4, run.kept_bytes.div_ceil(2), true),
+        (LZ4, run.kept_bytes.div_ceil(2) - 1, false),
+        (PLAIN, run.bytes, true),
+        (PLAIN, run.bytes - 1, false),
+    ] {
+        let piece = own.next(&mut Cursor::default(), takes, aim as usize).await.unwrap().unwrap();
+        assert_eq!(matches!(piece, Piece::Ready(_)), is_whole, "{takes:?}, {aim}");
+    }
+}
+
 /// Of thousands of regions each has a few rows in every batch: together they are one message.
 #[tokio::test]
 async fn rows_of_one_region_from_many_batches_are_read_at_once() {
@@ -175,7 +277,7 @@ async fn nothing_of_another_region_is_in_a_slice() {
     for (spilled, times) in [(false, 1), (true, 1), (false, 2_000), (true, 2_000)] {
         let rows = wide(&[(Some(4), 11), (Some(2), 22), (Some(4), 33), (Some(7), 44)], times);
         let split = split(&lake(), std::slice::from_ref(&rows), spilled).await;
-        assert!(split.runs.iter().all(|run| run.is_lz4 == (times > 1)));
+        assert!(split.runs.iter().all(|run| run.is_lz4() == (times > 1)));
         let own = split.slice(&region("440304"));
         let found = next(&own, &mut Cursor::default(), &[1, 2], 1 << 20).await.unwrap();
         let mut encoder = Encoder::new(found.schema()).unwrap();
@@ -257,10 +359,12 @@ async fn rows_of_very_unequal_size_are_cut_by_their_own() {
 /// A receiver that stands still holds what it was given and not what lies beside it.
 #[tokio::test]
 async fn what_a_slow_receiver_holds_is_its_own() {
-    let rows: Vec<(Option<usize>, i64)> = (0..40_000).map(|n| (Some([2, 4][n as usize % 2]), n)).collect();
-    let split = split(&lake(), &[batch(&rows)], false).await;
-    let own = split.slice(&region("440304"));
-    for takes in [PLAIN, LZ4] {
+    let rows: Vec<(Option<usize>, i64)> = (0..80).map(|n| (Some([2, 4][n as usize % 2]), n)).collect();
+    // Kept as frames, and as they are.
+    for (batch, takes) in [(wide(&rows, 2_000), LZ4), (noisy(&rows, 20_000), LZ4), (noisy(&rows, 20_000), PLAIN)] {
+        let split = split(&lake(), &[batch], false).await;
+        let own = split.slice(&region("440304"));
+        assert!(split.runs.len() > 4);
         let one = takes.waiting(split.runs.first().unwrap());
         let Some(Piece::Ready(ready)) = own.next(&mut Cursor::default(), takes, one).await.unwrap() else {
             panic!("all columns go as they are");
@@ -273,20 +377,10 @@ async fn what_a_slow_receiver_holds_is_its_own() {
 /// What compression does not make smaller is kept as it is, and so is what is too small to go by itself.
 #[tokio::test]
 async fn what_would_not_become_smaller_is_not_compressed() {
-    let mut state = 1u64;
-    let mut noise = |bytes: usize| -> String {
-        let next = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            char::from(b'!' + (state >> 57) as u8 % 90)
-        });
-        next.take(bytes).collect()
-    };
+    let rows: Vec<(Option<usize>, i64)> = (0..5).map(|n| (Some(2), n)).collect();
     for bytes in [20_000, 10] {
-        let codes: ArrayRef = Arc::new(StringArray::from_iter_values(["440304"; 5]));
-        let names: ArrayRef = Arc::new(StringArray::from_iter_values((0..5).map(|_| noise(bytes))));
-        let rows = RecordBatch::try_from_iter_with_nullable([("region", codes, true), ("name", names, true)]).unwrap();
-        let split = split(&lake(), &[rows], false).await;
-        assert!(split.runs.iter().all(|run| !run.is_lz4 && run.kept_bytes == run.bytes), "{bytes}");
+        let split = split(&lake(), &[noisy(&rows, bytes)], false).await;
+        assert!(split.runs.iter().all(|run| !run.is_lz4()), "{bytes}");
     }
 }
 
