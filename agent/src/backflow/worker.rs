@@ -338,3 +338,50 @@ fn state_differs(end: &SliceEnd, rows: u64, held: RowsSum) -> AgentError {
         ),
     )
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn taking() -> (Taking, mpsc::Receiver<Piece>) {
+        let (pieces, queue) = mpsc::channel(WAITING_FRAMES);
+        let (_gone, answer) = oneshot::channel();
+        (Taking { pieces, answer, room: Arc::new(Semaphore::new(WAITING_BYTES)) }, queue)
+    }
+
+    /// Whether a frame is taken without anything that is read meanwhile.
+    async fn is_taken(taking: &Taking, bytes: usize) -> bool {
+        tokio::time::timeout(Duration::ZERO, taking.frame(vec![0; bytes].into())).await.is_ok_and(|taken| taken)
+    }
+
+    /// What waits for a slow sink is bounded by its bytes, and a frame that is larger than the bound comes by itself.
+    #[tokio::test]
+    async fn what_waits_for_a_sink_is_bounded_by_its_bytes() {
+        let (taking, mut queue) = taking();
+        for _ in 0..4 {
+            assert!(is_taken(&taking, WAITING_BYTES / 4).await);
+        }
+        assert!(!is_taken(&taking, 1).await, "there is no room");
+        drop(queue.recv().await.unwrap());
+        assert!(is_taken(&taking, 1).await, "what was done with has made room");
+        assert!(!is_taken(&taking, WAITING_BYTES * 3).await, "others wait still");
+        for _ in 0..4 {
+            drop(queue.recv().await.unwrap());
+        }
+        assert!(is_taken(&taking, WAITING_BYTES * 3).await);
+        assert!(!is_taken(&taking, 1).await, "it has all the room");
+        drop(queue);
+        assert!(!taking.frame(vec![0].into()).await, "the sink takes no more, and nobody waits for it");
+    }
+
+    #[tokio::test]
+    async fn small_frames_are_bounded_by_their_number() {
+        let (taking, _queue) = taking();
+        for _ in 0..WAITING_FRAMES {
+            assert!(is_taken(&taking, 1).await);
+        }
+        assert!(!is_taken(&taking, 1).await);
+    }
+}
