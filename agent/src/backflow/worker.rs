@@ -83,6 +83,12 @@ pub(super) struct Taking {
 }
 
 impl Taking {
+    /// With the end that its pieces come out of.
+    fn new(answer: oneshot::Receiver<Result<Taken, AgentError>>) -> (Self, mpsc::Receiver<Piece>) {
+        let (pieces, queue) = mpsc::channel(WAITING_FRAMES);
+        (Self { pieces, answer, room: Arc::new(Semaphore::new(WAITING_BYTES)) }, queue)
+    }
+
     /// Hands a frame to the sink, once there is room for it; `false` where the sink takes no more.
     pub(super) async fn frame(&self, body: Bytes) -> bool {
         let bytes = body.len().min(WAITING_BYTES) as u32;
@@ -111,11 +117,11 @@ impl Worker {
 
     /// Begins a slice. Where its sender goes away without an end, the slice is forgotten.
     pub(super) async fn slice(&self, slice: Slice, columns: Columns) -> Result<Taking, AgentError> {
-        let (pieces, queue) = mpsc::channel(WAITING_FRAMES);
         let (answer, taken) = oneshot::channel();
-        let order = Order::Slice { slice, columns, pieces: queue, answer };
+        let (taking, pieces) = Taking::new(taken);
+        let order = Order::Slice { slice, columns, pieces, answer };
         self.orders.send(order).await.map_err(|_| ended())?;
-        Ok(Taking { pieces, answer: taken, room: Arc::new(Semaphore::new(WAITING_BYTES)) })
+        Ok(taking)
     }
 }
 
@@ -345,12 +351,6 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn taking() -> (Taking, mpsc::Receiver<Piece>) {
-        let (pieces, queue) = mpsc::channel(WAITING_FRAMES);
-        let (_gone, answer) = oneshot::channel();
-        (Taking { pieces, answer, room: Arc::new(Semaphore::new(WAITING_BYTES)) }, queue)
-    }
-
     /// Whether a frame is taken without anything that is read meanwhile.
     async fn is_taken(taking: &Taking, bytes: usize) -> bool {
         tokio::time::timeout(Duration::ZERO, taking.frame(vec![0; bytes].into())).await.is_ok_and(|taken| taken)
@@ -359,7 +359,7 @@ mod tests {
     /// What waits for a slow sink is bounded by its bytes, and a frame that is larger than the bound comes by itself.
     #[tokio::test]
     async fn what_waits_for_a_sink_is_bounded_by_its_bytes() {
-        let (taking, mut queue) = taking();
+        let (taking, mut queue) = Taking::new(oneshot::channel().1);
         for _ in 0..4 {
             assert!(is_taken(&taking, WAITING_BYTES / 4).await);
         }
@@ -378,7 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn small_frames_are_bounded_by_their_number() {
-        let (taking, _queue) = taking();
+        let (taking, _queue) = Taking::new(oneshot::channel().1);
         for _ in 0..WAITING_FRAMES {
             assert!(is_taken(&taking, 1).await);
         }

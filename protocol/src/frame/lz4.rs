@@ -51,18 +51,6 @@ fn frame(body: &[u8], out: &mut Vec<u8>) -> Option<usize> {
     Some(HEADER_BYTES + bytes)
 }
 
-/// The batch in a whole frame, as [`append`] made it.
-///
-/// # Errors
-/// Another frame, or one that is damaged.
-pub fn message(mut frame: Bytes) -> Result<Bytes, FrameError> {
-    let head = frame.split_to(HEADER_BYTES.min(frame.len()));
-    if head != header(FrameKind::BatchLz4, frame.len())?[..] {
-        return Err(FrameError::Truncated);
-    }
-    restored(frame)
-}
-
 /// The batch in a compressed frame's body.
 pub(super) fn restored(mut body: Bytes) -> Result<Bytes, FrameError> {
     let outside = |bytes: usize| FrameError::OutOfBounds { kind: FrameKind::BatchLz4, bytes: bytes as u64 };
@@ -99,9 +87,6 @@ mod tests {
             if let Some(frame) = batch(&pieces) {
                 prop_assert!(frame.len() - HEADER_BYTES < text.len());
                 prop_assert_eq!(restored(body(&frame)).unwrap(), text.clone());
-                prop_assert_eq!(message(frame.clone()).unwrap(), text.clone());
-                prop_assert!(message(frame.slice(..frame.len() - 1)).is_err());
-                prop_assert!(message(frame.slice(1..)).is_err());
                 let mut out = b"before".to_vec();
                 prop_assert!(append(&text, &mut out));
                 prop_assert_eq!(&out[..6], b"before");

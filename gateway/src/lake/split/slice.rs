@@ -7,7 +7,7 @@ use crate::lake::scrub::scrub_batch;
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
 use bytes::Bytes;
-use lingqu_protocol::frame::lz4;
+use lingqu_protocol::frame::{self, Event};
 use lingqu_protocol::ipc::{BATCH_ROWS_MAX, Decoder};
 use lingqu_protocol::rows::RowsSum;
 use std::sync::Arc;
@@ -188,11 +188,15 @@ impl Slice {
 impl Run {
     /// Its message, out of what is kept of it.
     fn message(&self, kept: Bytes) -> Result<Bytes, LakeError> {
-        let message = if self.is_lz4() { lz4::message(kept).map_err(damaged)? } else { kept };
-        if message.len() != self.bytes as usize {
-            return Err(damaged("a message of another length"));
+        if !self.is_lz4() {
+            return Ok(kept);
         }
-        Ok(message)
+        let mut frames = frame::Decoder::default().taking_lz4();
+        frames.push(kept);
+        match frames.next().map_err(damaged)? {
+            Some(Event::Batch(message)) if message.len() == self.bytes as usize => Ok(message),
+            _ => Err(damaged("a frame of something else than its message")),
+        }
     }
 
     fn frame(&self, kept: Bytes, takes_lz4: bool) -> Result<Frame, LakeError> {
